@@ -1,0 +1,371 @@
+// `bitwright quantize` and `bitwright eval`: one job from start to end, on a
+// private service or on a given server.
+#include <algorithm>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "client/api/client.h"
+#include "client/cli/commands.h"
+#include "client/cli/console.h"
+#include "client/cli/interrupt.h"
+#include "client/cli/local_service.h"
+#include "client/cli/progress.h"
+#include "client/cli/spec_options.h"
+#include "client/cli/watch.h"
+#include "common/base/exit_code.h"
+#include "common/base/status_macros.h"
+#include "common/checkpoint/checkpoint_writer.h"
+
+namespace bitwright {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+struct RunOptions {
+  SpecOptions spec;
+  LocalServiceOptions local;
+  std::string server;
+  std::string output;
+};
+
+void AddServiceOptions(CLI::App* command, RunOptions* options) {
+  CLI::Option_group* service = command->add_option_group("Service");
+  service->add_option("--server", options->server,
+                      "Server to use (host:port or unix:/path); without it a "
+                      "private one is started");
+  service->add_option("--state-dir", options->local.state_dir,
+                      "State of the private server [~/.local/state/bitwright]");
+  service->add_option("--workers", options->local.workers, "Private workers")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  service->add_option("--threads", options->local.threads,
+                      "Threads of each private worker [the cores, shared out]");
+  service->add_option("--device", options->local.device, "auto, cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+}
+
+// A server to talk to, and the private service behind it if there is one.
+struct Connection {
+  std::unique_ptr<LocalService> service;
+  std::shared_ptr<Client> client;
+
+  absl::Status health() const {
+    return service ? service->health() : absl::OkStatus();
+  }
+};
+
+absl::StatusOr<Connection> Open(const RunOptions& options) {
+  Connection connection;
+  ClientOptions client_options;
+  client_options.address = options.server;
+  if (options.server.empty()) {
+    LocalServiceOptions local = options.local;
+    if (local.state_dir.empty()) local.state_dir = DefaultStateDir();
+    BW_ASSIGN_OR_RETURN(connection.service, LocalService::Start(local));
+    client_options.address = connection.service->address();
+  }
+  BW_ASSIGN_OR_RETURN(connection.client, Client::Connect(client_options));
+  return connection;
+}
+
+absl::StatusOr<std::optional<v1::Job>> FindJob(Client* client,
+                                               const std::string& request_id) {
+  v1::ListJobsRequest request;
+  request.set_page_size(1000);
+  while (true) {
+    BW_ASSIGN_OR_RETURN(v1::ListJobsResponse page, client->ListJobs(request));
+    for (const v1::Job& job : page.jobs()) {
+      if (job.request_id() == request_id) return job;
+    }
+    if (page.next_page_token().empty()) return std::nullopt;
+    request.set_page_token(page.next_page_token());
+  }
+}
+
+// The job for `spec`: the one that an earlier run of this command made, taken
+// up again if it had ended badly, or a new one.
+absl::StatusOr<v1::Job> CreateOrContinue(Client* client,
+                                         const v1::JobSpec& spec) {
+  v1::CreateJobRequest request;
+  *request.mutable_spec() = spec;
+  request.set_request_id(RequestIdFor(spec));
+  BW_ASSIGN_OR_RETURN(v1::Job job, client->CreateJob(request));
+  if (job.state() == v1::JOB_STATE_FAILED ||
+      job.state() == v1::JOB_STATE_CANCELLED) {
+    return client->RetryJob(job.name());
+  }
+  return job;
+}
+
+bool IsNonEmptyDirectory(const std::string& path) {
+  std::error_code error;
+  return fs::is_directory(path, error) && !fs::is_empty(path, error);
+}
+
+// Whether `directory` holds exactly the files of `manifest`.
+absl::StatusOr<bool> HoldsCheckpoint(const std::string& directory,
+                                     const v1::CheckpointManifest& manifest) {
+  int64_t files = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    files += entry.is_regular_file();
+  }
+  if (files != manifest.files_size()) return false;
+  for (const v1::CheckpointFile& file : manifest.files()) {
+    absl::StatusOr<Digest> digest =
+        DigestOfFile(absl::StrCat(directory, "/", file.path()));
+    if (absl::IsNotFound(digest.status())) return false;
+    BW_RETURN_IF_ERROR(digest.status());
+    if (*digest != FromProto(file.digest())) return false;
+  }
+  return true;
+}
+
+absl::Status CheckManifestPath(const std::string& path) {
+  const fs::path relative(path);
+  bool escapes = path.empty() || relative.is_absolute();
+  for (const fs::path& part : relative) escapes = escapes || part == "..";
+  if (!escapes) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat("the checkpoint names a file outside itself: ", path));
+}
+
+absl::Status Download(Client* client, const v1::CheckpointManifest& manifest,
+                      const std::string& output) {
+  return PublishDirectory(
+      output, [&](const std::string& temporary) -> absl::Status {
+        for (const v1::CheckpointFile& file : manifest.files()) {
+          BW_RETURN_IF_ERROR(CheckManifestPath(file.path()));
+          const fs::path target = fs::path(temporary) / file.path();
+          std::error_code error;
+          fs::create_directories(target.parent_path(), error);
+          BW_RETURN_IF_ERROR(
+              client->DownloadFile(FromProto(file.digest()), target.string()));
+        }
+        BW_ASSIGN_OR_RETURN(VerifyReport report, VerifyCheckpoint(temporary));
+        if (!report.problems.empty()) {
+          return absl::DataLossError(
+              absl::StrCat("the checkpoint that was made does not verify: ",
+                           report.problems.front()));
+        }
+        return absl::OkStatus();
+      });
+}
+
+// Refuses an output that is taken, unless an earlier run of the same command
+// may have put its checkpoint there.
+absl::Status CheckOutput(const RunOptions& options) {
+  if (IsNonEmptyDirectory(options.output) &&
+      fs::exists(options.output + "/bitwright.json")) {
+    return absl::OkStatus();
+  }
+  return CheckPublishable(options.output);
+}
+
+absl::Status RefuseForeignOutput(Client* client, const v1::JobSpec& spec,
+                                 const std::string& output) {
+  if (!IsNonEmptyDirectory(output)) return absl::OkStatus();
+  BW_ASSIGN_OR_RETURN(std::optional<v1::Job> job,
+                      FindJob(client, RequestIdFor(spec)));
+  if (job.has_value() && job->state() == v1::JOB_STATE_SUCCEEDED) {
+    BW_ASSIGN_OR_RETURN(v1::Checkpoint checkpoint,
+                        client->GetCheckpoint(job->result().checkpoint()));
+    BW_ASSIGN_OR_RETURN(bool same,
+                        HoldsCheckpoint(output, checkpoint.manifest()));
+    if (same) return absl::OkStatus();
+  }
+  return absl::AlreadyExistsError(absl::StrCat(
+      output,
+      " holds another checkpoint; give an -o that does not exist or is empty"));
+}
+
+Json QuantizeJson(const v1::Job& job, const std::string& output,
+                  double seconds) {
+  const v1::JobResult& result = job.result();
+  Json json;
+  json["job"] = job.name();
+  json["checkpoint"] = output;
+  json["bits_per_weight"] = {{"codes", result.code_bits_per_weight()},
+                             {"file", result.file_bits_per_weight()}};
+  json["perplexity"] = {{"before", nullptr}, {"after", nullptr}};
+  if (result.has_perplexity_before()) {
+    json["perplexity"]["before"] = result.perplexity_before().perplexity();
+  }
+  if (result.has_perplexity_after()) {
+    json["perplexity"]["after"] = result.perplexity_after().perplexity();
+    json["perplexity"]["seqlen"] = result.perplexity_after().seqlen();
+    json["perplexity"]["windows"] = result.perplexity_after().windows();
+  }
+  json["seconds"] = seconds;
+  const JobProgress progress = MeasureProgress(job);
+  json["tasks"] = {{"total", progress.total}, {"cached", progress.cached}};
+  return json;
+}
+
+std::string QuantizeText(const v1::Job& job, const std::string& output,
+                         double seconds) {
+  const v1::JobResult& result = job.result();
+  const JobProgress progress = MeasureProgress(job);
+  Table table({"result", ""});
+  table.AddRow({"checkpoint", output});
+  table.AddRow(
+      {"bits per weight",
+       absl::StrFormat("%.4f codes, %.4f file", result.code_bits_per_weight(),
+                       result.file_bits_per_weight())});
+  if (result.has_perplexity_before() && result.has_perplexity_after()) {
+    table.AddRow({"perplexity",
+                  absl::StrFormat(
+                      "%s before, %s after (%d windows of %d tokens)",
+                      Significant(result.perplexity_before().perplexity(), 6),
+                      Significant(result.perplexity_after().perplexity(), 6),
+                      result.perplexity_after().windows(),
+                      result.perplexity_after().seqlen())});
+  }
+  table.AddRow({"tasks", absl::StrCat(progress.total, ", ", progress.cached,
+                                      " of them reused from earlier work")});
+  table.AddRow({"job", job.name()});
+  table.AddRow({"time", HumanDuration(absl::Seconds(seconds))});
+  return table.Render();
+}
+
+// Runs the job to its end. On Ctrl-C says how to go on.
+absl::StatusOr<v1::Job> RunJob(const Connection& connection,
+                               const v1::JobSpec& spec, bool quiet) {
+  BW_ASSIGN_OR_RETURN(v1::Job job,
+                      CreateOrContinue(connection.client.get(), spec));
+  WatchOptions watch;
+  watch.quiet = quiet;
+  watch.check = [&] { return connection.health(); };
+  absl::StatusOr<v1::Job> ended =
+      WatchToEnd(connection.client, job.name(), watch);
+  if (Interrupted() != 0) {
+    std::cerr << (connection.service
+                      ? "stopped; run the same command again to continue\n"
+                      : absl::StrCat("detached; ", job.name(),
+                                     " goes on: bitwright watch ", job.name(),
+                                     "\n"));
+  }
+  return ended;
+}
+
+int Quantize(const RunOptions& options, const Globals& globals) {
+  const absl::Time start = absl::Now();
+  auto run = [&]() -> absl::StatusOr<v1::Job> {
+    BW_RETURN_IF_ERROR(CheckOptions(options.spec, /*evaluate_only=*/false));
+    BW_RETURN_IF_ERROR(CheckOutput(options));
+    BW_ASSIGN_OR_RETURN(Connection connection, Open(options));
+    Client* client = connection.client.get();
+    BW_ASSIGN_OR_RETURN(
+        v1::JobSpec spec,
+        BuildQuantizeSpec(options.spec, [&](const std::string& path) {
+          return client->UploadFile(path);
+        }));
+    BW_RETURN_IF_ERROR(RefuseForeignOutput(client, spec, options.output));
+    BW_ASSIGN_OR_RETURN(v1::Job job, RunJob(connection, spec, globals.quiet));
+    if (job.state() != v1::JOB_STATE_SUCCEEDED ||
+        IsNonEmptyDirectory(options.output))
+      return job;
+    BW_ASSIGN_OR_RETURN(v1::Checkpoint checkpoint,
+                        client->GetCheckpoint(job.result().checkpoint()));
+    BW_RETURN_IF_ERROR(Download(client, checkpoint.manifest(), options.output));
+    return job;
+  };
+  absl::StatusOr<v1::Job> job = run();
+  if (Interrupted() != 0) return kExitSignalBase + Interrupted();
+  if (!job.ok()) return ReportError(job.status());
+  if (job->state() != v1::JOB_STATE_SUCCEEDED) return ReportJobEnd(*job);
+  const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  std::cout << (globals.json
+                    ? QuantizeJson(*job, options.output, seconds).dump(2) + "\n"
+                    : QuantizeText(*job, options.output, seconds));
+  return kExitDone;
+}
+
+int Evaluate(const RunOptions& options, const Globals& globals) {
+  auto run = [&]() -> absl::StatusOr<v1::Job> {
+    BW_RETURN_IF_ERROR(CheckOptions(options.spec, /*evaluate_only=*/true));
+    BW_ASSIGN_OR_RETURN(Connection connection, Open(options));
+    Client* client = connection.client.get();
+    BW_ASSIGN_OR_RETURN(
+        v1::JobSpec spec,
+        BuildEvaluateSpec(options.spec, [&](const std::string& path) {
+          return client->UploadFile(path);
+        }));
+    return RunJob(connection, spec, globals.quiet);
+  };
+  absl::StatusOr<v1::Job> job = run();
+  if (Interrupted() != 0) return kExitSignalBase + Interrupted();
+  if (!job.ok()) return ReportError(job.status());
+  if (job->state() != v1::JOB_STATE_SUCCEEDED) return ReportJobEnd(*job);
+  const v1::Perplexity& result = job->result().perplexity_before();
+  if (globals.json) {
+    Json json = {{"perplexity", result.perplexity()},
+                 {"tokens", result.tokens()},
+                 {"windows", result.windows()},
+                 {"seqlen", result.seqlen()}};
+    std::cout << json.dump(2) << "\n";
+  } else {
+    std::cout << absl::StrFormat(
+        "perplexity %s  (%d windows of %d tokens, %d predictions)\n",
+        Significant(result.perplexity(), 7), result.windows(), result.seqlen(),
+        result.tokens());
+  }
+  return kExitDone;
+}
+
+void AddEvalCommand(CLI::App* app, Globals* globals) {
+  auto options = std::make_shared<RunOptions>();
+  CLI::App* command = app->add_subcommand(
+      "eval",
+      "Perplexity of a model: an original, a native or a dense checkpoint");
+  AddModelArgument(command, &options->spec);
+  command->add_option("--text", options->spec.evaluation, "Held-out text");
+  command->add_option(
+      "--tokens", options->spec.evaluation_tokens,
+      "Held-out token ids instead of text: safetensors with `tokens`");
+  command->add_option(
+      "--seqlen", options->spec.evaluation_seqlen,
+      "Tokens a window [2048, or the model's context if shorter]");
+  AddServiceOptions(command, options.get());
+  AddOutputOptions(command, globals);
+  command->callback([options, globals] {
+    if (options->spec.evaluation.empty() &&
+        options->spec.evaluation_tokens.empty()) {
+      globals->exit_code = ReportError(absl::InvalidArgumentError(
+          "eval needs --text FILE (or --tokens FILE)"));
+      return;
+    }
+    globals->exit_code = Evaluate(*options, *globals);
+  });
+}
+
+}  // namespace
+
+void AddQuantizeCommand(CLI::App* app, Globals* globals) {
+  auto options = std::make_shared<RunOptions>();
+  CLI::App* command = app->add_subcommand(
+      "quantize", "Quantize a model, from directory to directory");
+  AddModelArgument(command, &options->spec);
+  command
+      ->add_option("-o,--output", options->output,
+                   "Checkpoint directory to make")
+      ->required();
+  AddQuantizationOptions(command, &options->spec);
+  AddEvaluationOptions(command, &options->spec);
+  AddServiceOptions(command, options.get());
+  AddOutputOptions(command, globals);
+  command->callback([options, globals] {
+    globals->exit_code = Quantize(*options, *globals);
+  });
+  AddEvalCommand(app, globals);
+}
+
+}  // namespace bitwright

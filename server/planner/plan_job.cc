@@ -1,0 +1,245 @@
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/base/digest.h"
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+#include "server/planner/planner.h"
+
+namespace bitwright {
+namespace {
+
+// Part of every action digest. Raise a kind's version when its tasks begin to
+// give other bytes for the same inputs: results on record then no longer count.
+constexpr int kPrepareVersion = 1;
+constexpr int kForwardVersion = 1;
+constexpr int kQuantizeVersion = 1;
+constexpr int kEvaluateVersion = 1;
+constexpr int kFinalizeVersion = 1;
+
+// Windows of the evaluation text are cut into this many shards, always.
+constexpr int kEvaluationShards = 4;
+
+constexpr char kPrepare[] = "prepare";
+constexpr char kPrepareEvaluation[] = "prepare-evaluation";
+
+std::string ForwardKey(int64_t block, int shard) {
+  return absl::StrCat("forward-", block, "-", shard);
+}
+
+std::string QuantizeKey(const std::string& linear) {
+  return absl::StrCat("quantize-", linear);
+}
+
+PlannedInput FromTask(std::string name, std::string task, std::string output) {
+  PlannedInput input;
+  input.name = std::move(name);
+  input.task = std::move(task);
+  input.output = std::move(output);
+  return input;
+}
+
+// What the method does not look at does not belong to its action: tasks that
+// differ in nothing else share their results.
+v1::MethodSpec CanonicalMethod(v1::MethodSpec method) {
+  if (method.method() == v1::METHOD_BAQ) return method;
+  method.set_variant(v1::VARIANT_EXACT);
+  method.set_budget(v1::BUDGET_FILE);
+  if (method.method() == v1::METHOD_GPTQ) return method;
+  method.set_act_order(false);
+  method.set_damping(0.01);
+  return method;
+}
+
+class Planner {
+ public:
+  Planner(const v1::JobSpec& spec, const ModelConfig& config)
+      : spec_(spec),
+        config_(config),
+        model_digest_(ModelDigest(spec.model())),
+        calibrated_(spec.method().method() != v1::METHOD_RTN) {}
+
+  Plan Run() {
+    const bool evaluate = spec_.has_evaluation();
+    if (!spec_.evaluate_only() && calibrated_) AddPrepareCalibration();
+    if (evaluate) AddPrepareEvaluation();
+    if (!spec_.evaluate_only()) {
+      for (int64_t block = 0; block < config_.num_layers; ++block) {
+        if (calibrated_) AddForward(block);
+        AddQuantize(block);
+      }
+      AddFinalize();
+    }
+    if (evaluate) {
+      AddEvaluate("evaluate-before-", /*quantized=*/false);
+      if (!spec_.evaluate_only())
+        AddEvaluate("evaluate-after-", /*quantized=*/true);
+    }
+    return std::move(plan_);
+  }
+
+ private:
+  PlannedTask* Add(std::string key, v1::TaskKind kind, int version) {
+    PlannedTask& task = plan_.tasks.emplace_back();
+    task.key = std::move(key);
+    task.action.set_kind(kind);
+    task.action.set_algorithm_version(version);
+    task.action.set_model_digest(model_digest_);
+    return &task;
+  }
+
+  void AddPrepareCalibration() {
+    PlannedTask* task = Add(kPrepare, v1::TASK_KIND_PREPARE, kPrepareVersion);
+    v1::PrepareParameters* prepare = task->action.mutable_prepare();
+    prepare->set_calibration(true);
+    prepare->set_nsamples(spec_.calibration().nsamples());
+    prepare->set_seqlen(spec_.calibration().seqlen());
+    prepare->set_seed(spec_.calibration().seed());
+    AddText(spec_.calibration().source(), task);
+  }
+
+  void AddPrepareEvaluation() {
+    PlannedTask* task =
+        Add(kPrepareEvaluation, v1::TASK_KIND_PREPARE, kPrepareVersion);
+    task->action.mutable_prepare()->set_seqlen(spec_.evaluation().seqlen());
+    AddText(spec_.evaluation().source(), task);
+  }
+
+  static void AddText(const v1::TextSource& source, PlannedTask* task) {
+    if (source.has_tokens()) {
+      PlannedInput& input = task->inputs.emplace_back();
+      input.name = "tokens";
+      input.blob = source.tokens().digest();
+    }
+    for (int i = 0; i < source.texts_size(); ++i) {
+      PlannedInput& input = task->inputs.emplace_back();
+      input.name = absl::StrFormat("text.%04d", i);
+      input.blob = source.texts(i).digest();
+    }
+  }
+
+  // One "linear.<name>" for each linear of the block, from its quantize task.
+  void AddLinears(int64_t block, PlannedTask* task) const {
+    for (const LinearSpec& linear : BlockLinears(config_, block)) {
+      task->inputs.push_back(FromTask(absl::StrCat("linear.", linear.name),
+                                      QuantizeKey(linear.name), "linear"));
+    }
+  }
+
+  void AddForward(int64_t block) {
+    const int shards = spec_.calibration().shards();
+    for (int shard = 0; shard < shards; ++shard) {
+      PlannedTask* task =
+          Add(ForwardKey(block, shard), v1::TASK_KIND_FORWARD, kForwardVersion);
+      task->affinity = absl::StrCat("shard-", shard);
+      v1::ForwardParameters* forward = task->action.mutable_forward();
+      forward->set_block(static_cast<int32_t>(block));
+      forward->set_shard(shard);
+      forward->set_shards(shards);
+      forward->set_last(block == config_.num_layers - 1);
+      if (block == 0) {
+        task->inputs.push_back(FromTask("windows", kPrepare, "windows"));
+        continue;
+      }
+      task->inputs.push_back(
+          FromTask("hidden", ForwardKey(block - 1, shard), "hidden"));
+      if (spec_.pipeline() == v1::PIPELINE_SEQUENTIAL)
+        AddLinears(block - 1, task);
+    }
+  }
+
+  void AddQuantize(int64_t block) {
+    for (const LinearSpec& linear : BlockLinears(config_, block)) {
+      PlannedTask* task = Add(QuantizeKey(linear.name), v1::TASK_KIND_QUANTIZE,
+                              kQuantizeVersion);
+      v1::QuantizeParameters* quantize = task->action.mutable_quantize();
+      quantize->set_block(static_cast<int32_t>(block));
+      quantize->set_linear(linear.name);
+      *quantize->mutable_method() = CanonicalMethod(spec_.method());
+      if (!calibrated_) continue;
+      for (int shard = 0; shard < spec_.calibration().shards(); ++shard) {
+        task->inputs.push_back(FromTask(absl::StrFormat("hessian.%04d", shard),
+                                        ForwardKey(block, shard), "hessian"));
+      }
+    }
+  }
+
+  void AddFinalize() {
+    PlannedTask* task =
+        Add("finalize", v1::TASK_KIND_FINALIZE, kFinalizeVersion);
+    v1::FinalizeParameters* finalize = task->action.mutable_finalize();
+    finalize->set_format(spec_.format());
+    v1::JobSpec* lineage = finalize->mutable_spec();
+    *lineage = spec_;
+    // Neither where the model lies nor how the result is judged is part of it.
+    lineage->mutable_model()->clear_path();
+    lineage->clear_evaluation();
+    if (!calibrated_) lineage->clear_calibration();
+    for (int64_t b = 0; b < config_.num_layers; ++b) AddLinears(b, task);
+  }
+
+  void AddEvaluate(const char* prefix, bool quantized) {
+    for (int shard = 0; shard < kEvaluationShards; ++shard) {
+      PlannedTask* task = Add(absl::StrCat(prefix, shard),
+                              v1::TASK_KIND_EVALUATE, kEvaluateVersion);
+      task->action.mutable_evaluate()->set_shard(shard);
+      task->action.mutable_evaluate()->set_shards(kEvaluationShards);
+      if (quantized) {
+        for (int64_t b = 0; b < config_.num_layers; ++b) AddLinears(b, task);
+      }
+      task->inputs.push_back(
+          FromTask("windows", kPrepareEvaluation, "windows"));
+    }
+  }
+
+  const v1::JobSpec& spec_;
+  const ModelConfig& config_;
+  const std::string model_digest_;
+  const bool calibrated_;
+  Plan plan_;
+};
+
+}  // namespace
+
+Plan PlanJob(const v1::JobSpec& spec, const ModelConfig& config) {
+  Plan plan = Planner(spec, config).Run();
+  for (PlannedTask& task : plan.tasks) {
+    std::sort(task.inputs.begin(), task.inputs.end(),
+              [](const PlannedInput& a, const PlannedInput& b) {
+                return a.name < b.name;
+              });
+  }
+  return plan;
+}
+
+std::string ModelDigest(const v1::ModelSource& model) {
+  std::vector<std::string> lines;
+  for (const v1::SourceFile& file : model.files()) {
+    // No file name holds a zero byte, and no digest a line feed.
+    lines.push_back(absl::StrCat(file.name(), std::string(1, '\0'),
+                                 file.digest().sha256(), "/",
+                                 file.digest().size_bytes(), "\n"));
+  }
+  std::sort(lines.begin(), lines.end());
+  Hasher hasher;
+  for (const std::string& line : lines) hasher.Update(line);
+  return hasher.Finish().sha256;
+}
+
+std::string ActionDigest(const v1::Action& action) {
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.SetSerializationDeterministic(true);
+    action.SerializeToCodedStream(&coded);
+  }
+  return DigestOf(bytes).sha256;
+}
+
+}  // namespace bitwright

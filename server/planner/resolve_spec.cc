@@ -1,0 +1,224 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/digest.h"
+#include "common/base/status_macros.h"
+#include "server/planner/planner.h"
+
+namespace bitwright {
+namespace {
+
+constexpr int kDefaultSamples = 128;
+constexpr int64_t kDefaultSeqlen = 2048;
+constexpr int kDefaultShards = 4;
+constexpr int kMaxShards = 1024;
+constexpr int kMaxTexts = 10000;  // Inputs are called text.0000 to text.9999.
+constexpr double kDefaultDamping = 0.01;
+
+template <typename Value>
+absl::Status BadField(absl::string_view field, const Value& value,
+                      absl::string_view allowed) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("spec.", field, " is ", value, "; it must be ", allowed));
+}
+
+bool IsPresent(const v1::TextSource& source) {
+  return source.texts_size() > 0 || source.has_tokens();
+}
+
+absl::Status CheckBlob(const std::string& field, const v1::NamedBlob& blob) {
+  const std::string text =
+      absl::StrCat(blob.digest().sha256(), "/", blob.digest().size_bytes());
+  if (Digest::Parse(text).ok()) return absl::OkStatus();
+  return BadField(absl::StrCat(field, ".digest"),
+                  absl::StrCat("\"", text, "\""),
+                  "64 lower-case hexadecimal digits and a size");
+}
+
+absl::Status CheckSource(const std::string& field,
+                         const v1::TextSource& source) {
+  if (source.texts_size() > 0 && source.has_tokens()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "spec.", field, " has both texts and tokens; give one of the two"));
+  }
+  if (source.texts_size() > kMaxTexts) {
+    return BadField(absl::StrCat(field, ".texts"),
+                    absl::StrCat("a list of ", source.texts_size()),
+                    absl::StrCat("at most ", kMaxTexts, " texts"));
+  }
+  for (int i = 0; i < source.texts_size(); ++i) {
+    BW_RETURN_IF_ERROR(
+        CheckBlob(absl::StrCat(field, ".texts[", i, "]"), source.texts(i)));
+  }
+  return source.has_tokens()
+             ? CheckBlob(absl::StrCat(field, ".tokens"), source.tokens())
+             : absl::OkStatus();
+}
+
+// `asked` or, if 0, `fallback`; in [least, max_position].
+absl::StatusOr<int32_t> ResolveSeqlen(absl::string_view field, int32_t asked,
+                                      int64_t fallback, int32_t least,
+                                      const ModelConfig& config) {
+  if (asked == 0) return static_cast<int32_t>(fallback);
+  if (asked < least || asked > config.max_position) {
+    return BadField(
+        field, asked,
+        absl::StrCat("between ", least, " and ", config.max_position,
+                     ", the model's largest context"));
+  }
+  return asked;
+}
+
+// `*value` of an enum with default `fallback` and values up to `last`.
+template <typename Enum>
+absl::StatusOr<Enum> ResolveEnum(absl::string_view field, Enum value,
+                                 Enum fallback, Enum last,
+                                 absl::string_view allowed) {
+  if (value == 0) return fallback;
+  if (value < 0 || value > last)
+    return BadField(field, static_cast<int>(value), allowed);
+  return value;
+}
+
+absl::Status ResolveMethod(v1::MethodSpec* method) {
+  BW_ASSIGN_OR_RETURN(
+      v1::Method which,
+      ResolveEnum("method.method", method->method(), v1::METHOD_BAQ,
+                  v1::METHOD_BAQ, "RTN, GPTQ or BAQ"));
+  method->set_method(which);
+  BW_ASSIGN_OR_RETURN(
+      v1::Variant variant,
+      ResolveEnum("method.variant", method->variant(), v1::VARIANT_EXACT,
+                  v1::VARIANT_REFERENCE, "EXACT or REFERENCE"));
+  method->set_variant(variant);
+  BW_ASSIGN_OR_RETURN(
+      v1::Budget budget,
+      ResolveEnum("method.budget", method->budget(), v1::BUDGET_FILE,
+                  v1::BUDGET_CODES, "FILE or CODES"));
+  method->set_budget(budget);
+  // The negated comparison refuses NaN as well.
+  if (!(method->bits() >= 1 && method->bits() <= 8)) {
+    return BadField("method.bits", method->bits(), "between 1 and 8");
+  }
+  if (which != v1::METHOD_BAQ && method->bits() != std::floor(method->bits())) {
+    return BadField(
+        "method.bits", method->bits(),
+        "a whole number for RTN and GPTQ; only BAQ takes fractions");
+  }
+  if (method->group_size() < 0) {
+    return BadField("method.group_size", method->group_size(),
+                    "0 (one grid a row) or a positive number of columns");
+  }
+  if (method->damping() == 0) method->set_damping(kDefaultDamping);
+  if (!(method->damping() > 0 && std::isfinite(method->damping()))) {
+    return BadField("method.damping", method->damping(), "positive and finite");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ResolveCalibration(v1::CalibrationSpec* calibration,
+                                int64_t default_seqlen,
+                                const ModelConfig& config) {
+  if (calibration->nsamples() == 0) calibration->set_nsamples(kDefaultSamples);
+  if (calibration->nsamples() < 0) {
+    return BadField("calibration.nsamples", calibration->nsamples(),
+                    "positive");
+  }
+  BW_ASSIGN_OR_RETURN(int32_t seqlen,
+                      ResolveSeqlen("calibration.seqlen", calibration->seqlen(),
+                                    default_seqlen, 1, config));
+  calibration->set_seqlen(seqlen);
+  if (calibration->shards() == 0) calibration->set_shards(kDefaultShards);
+  if (calibration->shards() < 0 || calibration->shards() > kMaxShards) {
+    return BadField("calibration.shards", calibration->shards(),
+                    absl::StrCat("between 1 and ", kMaxShards));
+  }
+  // A shard without a window would have no Hessian.
+  calibration->set_shards(
+      std::min(calibration->shards(), calibration->nsamples()));
+  return absl::OkStatus();
+}
+
+absl::Status ResolveQuantization(v1::JobSpec* spec, int64_t default_seqlen,
+                                 const ModelConfig& config) {
+  BW_RETURN_IF_ERROR(ResolveMethod(spec->mutable_method()));
+  BW_ASSIGN_OR_RETURN(
+      v1::Pipeline pipeline,
+      ResolveEnum("pipeline", spec->pipeline(), v1::PIPELINE_SEQUENTIAL,
+                  v1::PIPELINE_PARALLEL, "SEQUENTIAL or PARALLEL"));
+  spec->set_pipeline(pipeline);
+  BW_ASSIGN_OR_RETURN(v1::Format format,
+                      ResolveEnum("format", spec->format(), v1::FORMAT_NATIVE,
+                                  v1::FORMAT_DENSE, "NATIVE or DENSE"));
+  spec->set_format(format);
+  BW_RETURN_IF_ERROR(
+      CheckSource("calibration.source", spec->calibration().source()));
+  const bool calibrated = IsPresent(spec->calibration().source());
+  if (!calibrated && spec->method().method() != v1::METHOD_RTN) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "spec.calibration.source is empty; ",
+        v1::Method_Name(spec->method().method()),
+        " needs a calibration text or tokens (only METHOD_RTN does without)"));
+  }
+  BW_RETURN_IF_ERROR(
+      ResolveCalibration(spec->mutable_calibration(), default_seqlen, config));
+  if (!calibrated) spec->clear_calibration();
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<v1::JobSpec> ResolveSpec(const v1::JobSpec& asked,
+                                        const ModelConfig& config) {
+  v1::JobSpec spec = asked;
+  if (spec.model().path().empty()) {
+    return absl::InvalidArgumentError(
+        "spec.model.path is empty; it must be a model directory that the "
+        "server can read");
+  }
+  if (spec.model().files_size() > 0) {
+    return absl::InvalidArgumentError(
+        "spec.model.files is not empty; the server fills it in, leave it out");
+  }
+  const int64_t default_seqlen = std::min(kDefaultSeqlen, config.max_position);
+  // An explicit length of the calibration's windows is the evaluation's
+  // default.
+  const int64_t evaluation_seqlen =
+      spec.calibration().seqlen() > 0
+          ? std::min<int64_t>(spec.calibration().seqlen(), config.max_position)
+          : default_seqlen;
+  if (spec.evaluate_only()) {
+    spec.clear_calibration();
+    spec.clear_method();
+    spec.clear_pipeline();
+    spec.clear_format();
+  } else {
+    BW_RETURN_IF_ERROR(ResolveQuantization(&spec, default_seqlen, config));
+  }
+  BW_RETURN_IF_ERROR(
+      CheckSource("evaluation.source", spec.evaluation().source()));
+  if (!IsPresent(spec.evaluation().source())) {
+    if (spec.evaluate_only()) {
+      return absl::InvalidArgumentError(
+          "spec.evaluation.source is empty; evaluate_only needs a text or "
+          "tokens");
+    }
+    spec.clear_evaluation();
+    return spec;
+  }
+  BW_ASSIGN_OR_RETURN(
+      int32_t seqlen,
+      ResolveSeqlen("evaluation.seqlen", spec.evaluation().seqlen(),
+                    evaluation_seqlen, 2, config));
+  if (seqlen < 2) {
+    return BadField("evaluation.seqlen", seqlen,
+                    "at least 2: the first token of a window is not predicted");
+  }
+  spec.mutable_evaluation()->set_seqlen(seqlen);
+  return spec;
+}
+
+}  // namespace bitwright

@@ -1,0 +1,123 @@
+#include "client/cli/spec_options.h"
+
+#include <cmath>
+
+#include "common/base/file.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace bitwright {
+namespace {
+
+using testing::HasSubstr;
+
+class SpecOptionsTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    auto directory = TempDirectory::Create("spec-options-");
+    ASSERT_TRUE(directory.ok());
+    directory_.emplace(*std::move(directory));
+    text_ = directory_->path() + "/text.txt";
+    ASSERT_TRUE(WriteFileAtomically(text_, "hello").ok());
+  }
+
+  // Parses as `bitwright quantize` does.
+  SpecOptions Parse(std::vector<std::string> arguments) {
+    CLI::App app;
+    SpecOptions options;
+    AddModelArgument(&app, &options);
+    AddQuantizationOptions(&app, &options);
+    AddEvaluationOptions(&app, &options);
+    std::reverse(arguments.begin(), arguments.end());
+    app.parse(arguments);
+    return options;
+  }
+
+  static absl::StatusOr<Digest> FakeUpload(const std::string& path) {
+    return DigestOfFile(path);
+  }
+
+  std::optional<TempDirectory> directory_;
+  std::string text_;
+};
+
+TEST_F(SpecOptionsTest, EveryFlagReachesTheSpec) {
+  const SpecOptions options = Parse(
+      {"model",    "--calib",    text_,           "--nsamples",  "7",
+       "--seqlen", "33",         "--seed",        "9",           "--shards",
+       "2",        "--method",   "baq",           "--variant",   "reference",
+       "--bits",   "2.5",        "--budget",      "codes",       "--group-size",
+       "64",       "--sym",      "--mse-clip",    "--act-order", "--damping",
+       "0.05",     "--pipeline", "parallel",      "--format",    "dense",
+       "--eval",   text_,        "--eval-seqlen", "44"});
+  ASSERT_TRUE(CheckOptions(options, false).ok());
+  auto spec = BuildQuantizeSpec(options, FakeUpload);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->calibration().nsamples(), 7);
+  EXPECT_EQ(spec->calibration().seqlen(), 33);
+  EXPECT_EQ(spec->calibration().seed(), 9u);
+  EXPECT_EQ(spec->calibration().shards(), 2);
+  EXPECT_EQ(spec->calibration().source().texts(0).digest().sha256(),
+            DigestOf("hello").sha256);
+  EXPECT_EQ(spec->method().method(), v1::METHOD_BAQ);
+  EXPECT_EQ(spec->method().variant(), v1::VARIANT_REFERENCE);
+  EXPECT_EQ(spec->method().bits(), 2.5);
+  EXPECT_EQ(spec->method().budget(), v1::BUDGET_CODES);
+  EXPECT_EQ(spec->method().group_size(), 64);
+  EXPECT_TRUE(spec->method().symmetric());
+  EXPECT_TRUE(spec->method().mse_clip());
+  EXPECT_TRUE(spec->method().act_order());
+  EXPECT_EQ(spec->method().damping(), 0.05);
+  EXPECT_EQ(spec->pipeline(), v1::PIPELINE_PARALLEL);
+  EXPECT_EQ(spec->format(), v1::FORMAT_DENSE);
+  EXPECT_EQ(spec->evaluation().seqlen(), 44);
+  EXPECT_FALSE(spec->evaluate_only());
+}
+
+TEST_F(SpecOptionsTest, Defaults) {
+  auto spec = BuildQuantizeSpec(Parse({"model", "--calib", text_}), FakeUpload);
+  ASSERT_TRUE(spec.ok());
+  EXPECT_EQ(spec->method().method(), v1::METHOD_BAQ);
+  EXPECT_EQ(spec->method().variant(), v1::VARIANT_EXACT);
+  EXPECT_EQ(spec->method().bits(), 3);
+  EXPECT_EQ(spec->method().budget(), v1::BUDGET_FILE);
+  EXPECT_EQ(spec->pipeline(), v1::PIPELINE_SEQUENTIAL);
+  EXPECT_EQ(spec->format(), v1::FORMAT_NATIVE);
+  EXPECT_FALSE(spec->has_evaluation());
+}
+
+TEST_F(SpecOptionsTest, RefusesWhatCannotBe) {
+  auto message = [&](std::vector<std::string> arguments) {
+    return std::string(
+        CheckOptions(Parse(std::move(arguments)), false).message());
+  };
+  EXPECT_THAT(message({"m"}), HasSubstr("--calib"));
+  EXPECT_EQ(message({"m", "--method", "rtn"}), "");
+  EXPECT_THAT(message({"m", "--calib", "/nowhere"}), HasSubstr("/nowhere"));
+  EXPECT_THAT(message({"m", "--calib", text_, "--tokens", text_}),
+              HasSubstr("not both"));
+  EXPECT_THAT(message({"m", "--calib", text_, "--bits", "0.9"}),
+              HasSubstr("0.9"));
+  EXPECT_THAT(message({"m", "--calib", text_, "--bits", "nan"}),
+              HasSubstr("out of range"));
+  EXPECT_THAT(
+      message({"m", "--calib", text_, "--method", "gptq", "--bits", "2.5"}),
+      HasSubstr("whole bits"));
+  EXPECT_THAT(message({"m", "--calib", text_, "--eval", "/nowhere"}),
+              HasSubstr("--eval"));
+}
+
+TEST_F(SpecOptionsTest, RequestIdIsAFunctionOfTheSpec) {
+  auto id = [&](std::vector<std::string> arguments) {
+    return RequestIdFor(
+        *BuildQuantizeSpec(Parse(std::move(arguments)), FakeUpload));
+  };
+  EXPECT_EQ(id({"m", "--calib", text_}),
+            id({"m", "--calib", text_, "--bits", "3"}));
+  EXPECT_NE(id({"m", "--calib", text_}),
+            id({"m", "--calib", text_, "--bits", "2"}));
+  EXPECT_NE(id({"m", "--calib", text_}), id({"n", "--calib", text_}));
+}
+
+}  // namespace
+}  // namespace bitwright

@@ -1,0 +1,46 @@
+// One decoder block with its weights on the device, ready to run.
+#ifndef BITWRIGHT_WORKER_MODEL_BLOCK_H_
+#define BITWRIGHT_WORKER_MODEL_BLOCK_H_
+
+#include <ATen/ATen.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "worker/model/decoder_model.h"
+#include "worker/model/weights.h"
+
+namespace bitwright::model {
+
+// The places where a block's linears read, as LinearSpec::hessian_group names
+// them.
+enum BlockInput : int { kAttnIn, kAttnOut, kMlpIn, kMlpOut };
+inline constexpr int kBlockInputs = 4;
+inline constexpr const char* kBlockInputNames[kBlockInputs] = {
+    "attn_in", "attn_out", "mlp_in", "mlp_out"};
+// What they read in one sequence, each [seqlen, cols].
+using CapturedInputs = std::array<at::Tensor, kBlockInputs>;
+
+class DecoderBlock {
+ public:
+  virtual ~DecoderBlock() = default;
+
+  // x is [seqlen, width], one sequence. Fills `captured` unless it is null.
+  // Returns the block's output, or, unless `need_output`, an undefined tensor.
+  // Thread-safe. May throw what torch throws.
+  virtual at::Tensor Forward(const at::Tensor& x, CapturedInputs* captured,
+                             bool need_output) const = 0;
+};
+
+// Reads block `block`'s weights, for sequences of `seqlen` tokens.
+absl::StatusOr<std::unique_ptr<DecoderBlock>> LoadLlamaBlock(
+    const WeightReader& reader, const ModelConfig& config, int64_t block,
+    int64_t seqlen);
+absl::StatusOr<std::unique_ptr<DecoderBlock>> LoadOptBlock(
+    const WeightReader& reader, const ModelConfig& config, int64_t block);
+
+}  // namespace bitwright::model
+
+#endif  // BITWRIGHT_WORKER_MODEL_BLOCK_H_

@@ -1,0 +1,89 @@
+// The two ends of a model: tokens to hidden states, hidden states to logits.
+#ifndef BITWRIGHT_WORKER_MODEL_EMBEDDING_H_
+#define BITWRIGHT_WORKER_MODEL_EMBEDDING_H_
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "worker/model/weights.h"
+
+namespace bitwright::model {
+
+// Holds the embedding rows of the tokens it was loaded for, and no others. All
+// functions may throw what torch throws; the const ones are thread-safe.
+class Embedding {
+ public:
+  // INVALID_ARGUMENT for a token outside the vocabulary, or a seqlen beyond a
+  // learned position table.
+  static absl::StatusOr<Embedding> Load(const WeightReader& reader,
+                                        const ModelConfig& config,
+                                        absl::Span<const int32_t> tokens,
+                                        int64_t seqlen);
+
+  // The hidden states [seqlen, hidden_size] of one sequence, whose tokens are
+  // among those loaded.
+  at::Tensor operator()(absl::Span<const int32_t> tokens) const;
+
+ private:
+  Embedding() = default;
+  absl::flat_hash_map<int32_t, int64_t> row_of_;  // token -> row of rows_
+  at::Tensor rows_;                               // [distinct, embed dim]
+  at::Tensor positions_;      // [seqlen, hidden_size]; undefined: none
+  LinearWeights project_in_;  // weight undefined: none
+};
+
+// Final norm, output projection and the vocabulary matrix, the last in pieces
+// of kChunk rows.
+class Head {
+ public:
+  static constexpr int64_t kChunk = 4096;
+
+  static absl::StatusOr<Head> Load(const WeightReader& reader,
+                                   const ModelConfig& config);
+
+  // x [seqlen, hidden_size] -> what the vocabulary matrix multiplies.
+  at::Tensor Normalize(const at::Tensor& x) const;
+
+  int64_t num_chunks() const { return (vocab_ + kChunk - 1) / kChunk; }
+  int64_t ChunkBegin(int64_t chunk) const { return chunk * kChunk; }
+  // Rows [ChunkBegin(chunk), ...) of the vocabulary matrix, [rows, embed dim].
+  absl::StatusOr<at::Tensor> Chunk(const WeightReader& reader,
+                                   int64_t chunk) const;
+
+ private:
+  Head() = default;
+  std::string name_;
+  int64_t vocab_ = 0, dim_ = 0;
+  bool rms_ = true;
+  NormWeights norm_;           // weight undefined: none
+  LinearWeights project_out_;  // weight undefined: none
+};
+
+// log Σ exp(logit) over the vocabulary, chunk by chunk, and the logit of the
+// token that came: per position of one sequence, in double. Not thread-safe.
+class NllSum {
+ public:
+  // `targets`: what positions 0 .. n-1 should predict; borrowed.
+  explicit NllSum(absl::Span<const int32_t> targets);
+
+  // Logits [n, rows] of tokens first_token, first_token + 1, ...; in order.
+  // Overwrites them.
+  void Add(at::Tensor logits, int64_t first_token);
+
+  // Σ over positions of −log p(target), in nats.
+  double Total() const;
+
+ private:
+  absl::Span<const int32_t> targets_;
+  std::vector<double> log_sum_, target_logit_;
+};
+
+}  // namespace bitwright::model
+
+#endif  // BITWRIGHT_WORKER_MODEL_EMBEDDING_H_

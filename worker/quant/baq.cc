@@ -1,0 +1,175 @@
+#include "worker/quant/baq.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "worker/quant/kernels.h"
+#include "worker/quant/parallel.h"
+
+namespace bitwright::quant {
+namespace {
+
+// ε inside the logarithm of the geometric mean, as in the public code.
+constexpr double kLogEpsilon = 1e-8;
+constexpr int64_t kColumnBlock = 64;
+
+// [groups, rows] from [rows, groups].
+std::vector<float> Transposed(const std::vector<float>& ranges, int64_t rows,
+                              int64_t groups) {
+  std::vector<float> out(ranges.size());
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t g = 0; g < groups; ++g) {
+      out[g * rows + r] = ranges[r * groups + g];
+    }
+  }
+  return out;
+}
+
+double MeanOf(absl::Span<const double> values) {
+  double sum = 0;
+  for (double v : values) sum += v;
+  return values.empty() ? 0 : sum / static_cast<double>(values.size());
+}
+
+}  // namespace
+
+double GmOverAm(absl::Span<const double> column_loss) {
+  const double am = MeanOf(column_loss);
+  if (am == 0) return 1;
+  double log_sum = 0;
+  for (double loss : column_loss) log_sum += std::log(loss + kLogEpsilon);
+  return std::exp(log_sum / static_cast<double>(column_loss.size())) / am;
+}
+
+std::vector<uint16_t> ReferenceLevels(absl::Span<const double> column_loss,
+                                      double bits, double theta) {
+  const double mean = GmOverAm(column_loss) * MeanOf(column_loss);
+  std::vector<uint16_t> levels(column_loss.size(), 1);
+  if (mean == 0) return levels;
+  const double base = std::exp2(theta * bits);
+  for (size_t j = 0; j < levels.size(); ++j) {
+    const double l =
+        std::max(1.0, std::pow(column_loss[j] / mean * base, 1.0 / theta));
+    levels[j] =
+        static_cast<uint16_t>(std::min<double>(std::nearbyint(l), kMaxLevels));
+  }
+  return levels;
+}
+
+double ColumnBits(int64_t rows, int levels, Budget budget) {
+  if (levels <= 1) return 0;
+  const double log2_levels = std::log2(static_cast<double>(levels));
+  if (budget == Budget::kCodes) return static_cast<double>(rows) * log2_levels;
+  if ((levels & (levels - 1)) == 0) {
+    const int64_t bits = std::lround(log2_levels);
+    return static_cast<double>((rows * bits + 7) / 8 * 8);
+  }
+  const int64_t per_word = static_cast<int64_t>(std::floor(64 / log2_levels));
+  return static_cast<double>((rows + per_word - 1) / per_word * 64);
+}
+
+double SideBits(int64_t rows, int64_t columns, int64_t groups, Budget budget) {
+  if (budget == Budget::kCodes) return 0;
+  return 16.0 * static_cast<double>(columns) +
+         32.0 * static_cast<double>(rows * groups);
+}
+
+double BitsPerWeight(int64_t rows, int64_t groups,
+                     absl::Span<const uint16_t> levels, Budget budget) {
+  const int64_t columns = static_cast<int64_t>(levels.size());
+  double bits = SideBits(rows, columns, groups, budget);
+  for (uint16_t l : levels) bits += ColumnBits(rows, l, budget);
+  return bits / static_cast<double>(rows * columns);
+}
+
+const std::vector<int>& MeasuredLevelCounts() {
+  static const auto* counts = new std::vector<int>{
+      1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,  12,  13,
+      14, 15, 16, 18, 20, 24, 32, 48, 64, 96, 128, 192, 256};
+  return *counts;
+}
+
+const std::vector<int>& AllowedLevelCounts() {
+  static const auto* counts = [] {
+    auto* c = new std::vector<int>;
+    for (int l = 1; l <= 64; ++l) c->push_back(l);
+    for (int l = 66; l <= 128; l += 2) c->push_back(l);
+    for (int l = 132; l <= kMaxLevels; l += 4) c->push_back(l);
+    return c;
+  }();
+  return *counts;
+}
+
+std::vector<double> MeasureDistortion(const float* values, const Grid& grid,
+                                      absl::Span<const double> weights,
+                                      absl::Span<const int> counts) {
+  const int64_t rows = grid.rows, columns = grid.columns;
+  const int64_t points = static_cast<int64_t>(counts.size());
+  const std::vector<float> min = Transposed(grid.min, rows, grid.groups);
+  const std::vector<float> max = Transposed(grid.max, rows, grid.groups);
+  const int64_t chunk = RowChunk(rows);
+  const int64_t chunks = (rows + chunk - 1) / chunk;
+  const int64_t blocks = (columns + kColumnBlock - 1) / kColumnBlock;
+  std::vector<double> partial(chunks * columns * points);
+  ParallelFor(chunks * blocks, [&](int64_t piece) {
+    const int64_t first = piece / blocks * chunk;
+    const int64_t n = std::min(chunk, rows - first);
+    const int64_t begin = piece % blocks * kColumnBlock;
+    const int64_t end = std::min(begin + kColumnBlock, columns);
+    double* out = partial.data() + piece / blocks * columns * points;
+    std::vector<float> scale(n), inverse(n), zero(n);
+    for (int64_t p = 0; p < points; ++p) {
+      int64_t group = -1;
+      for (int64_t j = begin; j < end; ++j) {
+        const float* v = values + j * rows + first;
+        if (counts[p] <= 1) {
+          out[j * points + p] = SquareRun(v, n);
+          continue;
+        }
+        if (grid.GroupOf(j) != group) {
+          group = grid.GroupOf(j);
+          const int64_t at = group * rows + first;
+          GridRun(min.data() + at, max.data() + at, counts[p], n, scale.data(),
+                  inverse.data(), zero.data());
+        }
+        out[j * points + p] = DistortionRun(v, scale.data(), inverse.data(),
+                                            zero.data(), counts[p], n);
+      }
+    }
+  });
+  std::vector<double> curves(columns * points);
+  for (int64_t i = 0; i < columns * points; ++i) {
+    double total = 0;
+    for (int64_t c = 0; c < chunks; ++c) {
+      total += partial[c * columns * points + i];
+    }
+    curves[i] = 0.5 * weights[i / points] * total;
+  }
+  return curves;
+}
+
+std::vector<double> ExpandCurves(absl::Span<const double> measured,
+                                 int64_t columns) {
+  const std::vector<int>& from = MeasuredLevelCounts();
+  const std::vector<int>& to = AllowedLevelCounts();
+  std::vector<double> out(columns * to.size());
+  for (int64_t j = 0; j < columns; ++j) {
+    const double* d = measured.data() + j * from.size();
+    size_t at = 0;  // from[at] <= to[i]
+    for (size_t i = 0; i < to.size(); ++i) {
+      while (at + 1 < from.size() && from[at + 1] <= to[i]) ++at;
+      double& value = out[j * to.size() + i];
+      if (from[at] == to[i] || d[at] <= 0 || d[at + 1] <= 0) {
+        value = d[at];
+        continue;
+      }
+      const double x0 = std::log(from[at] - 1), x1 = std::log(from[at + 1] - 1);
+      const double share = (std::log(to[i] - 1) - x0) / (x1 - x0);
+      value =
+          std::exp(std::log(d[at]) * (1 - share) + std::log(d[at + 1]) * share);
+    }
+  }
+  return out;
+}
+
+}  // namespace bitwright::quant

@@ -1,0 +1,113 @@
+// Quantizes one linear layer: the entry point of this folder.
+//
+//   LinearProblem problem{.weight = w, .rows = R, .columns = C,
+//                         .hessian = packed, .sequences = 128};
+//   QuantizeOptions options{.method = Method::kBaq, .bits = 2.5};
+//   BW_ASSIGN_OR_RETURN(QuantizedResult q, QuantizeLinear(problem, options));
+//   std::vector<float> w_hat = DequantizeResult(q);
+//
+// Pure: the result is a function of the arguments, byte for byte, whatever the
+// number of threads. Runs on Threads() threads; thread-safe.
+#ifndef BITWRIGHT_WORKER_QUANT_QUANTIZER_H_
+#define BITWRIGHT_WORKER_QUANT_QUANTIZER_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "worker/quant/baq.h"
+#include "worker/quant/factor.h"
+
+namespace bitwright::quant {
+
+enum class Method {
+  kRtn,   // round to nearest
+  kGptq,  // error feedback, the same levels for every column
+  kBaq,   // error feedback, levels allocated to columns
+};
+
+enum class BaqVariant {
+  kExact,      // math.md §3b
+  kReference,  // math.md §3a
+};
+
+// Parses "rtn", "gptq", "baq"; "exact", "reference"; "codes", "file".
+// INVALID_ARGUMENT names the accepted words.
+absl::StatusOr<Method> ParseMethod(absl::string_view text);
+absl::StatusOr<BaqVariant> ParseBaqVariant(absl::string_view text);
+absl::StatusOr<Budget> ParseBudget(absl::string_view text);
+
+struct QuantizeOptions {
+  Method method = Method::kBaq;
+  BaqVariant variant = BaqVariant::kExact;
+  // Per weight: 1..8, whole for rtn and gptq.
+  double bits = 4;
+  // What `bits` counts; baq exact only.
+  Budget budget = Budget::kFile;
+  // Columns per range; 0: one range per row. A last group may be shorter.
+  int64_t group_size = 0;
+  bool symmetric = false;
+  bool mse_clip = false;
+  bool act_order = false;
+  double damping = 0.01;
+  double theta = 1.95;  // baq reference only
+  // Round ranges to F16 first, as files store them.
+  bool f16_ranges = true;
+};
+
+struct LinearProblem {
+  const float* weight = nullptr;  // [rows, columns], row-major, borrowed
+  int64_t rows = 0;
+  int64_t columns = 0;
+  // [columns, columns] (the lower triangle is read) or packed (hessian.h),
+  // undamped, borrowed. May be empty for rtn only.
+  absl::Span<const float> hessian;
+  // When > 0, `hessian` is a plain Σ x xᵀ and 2/sequences is applied; 0 when it
+  // is normalised already.
+  int64_t sequences = 0;
+};
+
+struct QuantizeSeconds {
+  double factor = 0;
+  double allocate = 0;
+  double quantize = 0;  // feedback passes
+  double evaluate = 0;  // the loss
+};
+
+struct QuantizedResult {
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t group_size = 0;  // = columns when ungrouped
+  int64_t groups = 0;
+  std::vector<uint16_t> levels;             // [columns], 1..256
+  std::vector<float> range_min, range_max;  // [rows, groups]
+  std::vector<uint8_t> codes;               // [rows, columns]
+  std::vector<int32_t> order;               // [columns], see Factor::order
+  std::vector<double> column_loss;          // [columns]
+  std::vector<double> uniform_column_loss;  // [columns], baq only
+  double loss = 0;  // tr((W−Ŵ)H(W−Ŵ)ᵀ), undamped H; ‖W−Ŵ‖² without H
+  double uniform_loss = 0;  // the same after the uniform pass; baq only
+  double code_bits = 0;     // mean log2(levels)
+  double file_bits = 0;     // bytes of the packed tensors × 8 / weights
+  double gm_over_am = 1;    // of uniform_column_loss
+  FactorReport factor;
+  QuantizeSeconds seconds;  // the only field that differs between runs
+};
+
+// INVALID_ARGUMENT: sizes, NaN or Inf in the weight or the Hessian (the message
+// says which and where), an option out of range, an infeasible budget.
+absl::StatusOr<QuantizedResult> QuantizeLinear(const LinearProblem& problem,
+                                               const QuantizeOptions& options);
+
+// [rows, columns] float32: what a reader of the file decodes.
+std::vector<float> DequantizeResult(const QuantizedResult& result);
+
+// tr(E H Eᵀ) for E = W − Ŵ, both [rows, columns] row-major; float64 inside.
+double QuadraticLoss(const float* weight, const float* quantized, int64_t rows,
+                     const HessianView& h);
+
+}  // namespace bitwright::quant
+
+#endif  // BITWRIGHT_WORKER_QUANT_QUANTIZER_H_

@@ -1,0 +1,39 @@
+#include "worker/runtime/executor.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace bitwright {
+
+absl::StatusOr<TaskResult> ExecuteTask(const TaskContext& context) {
+  switch (context.action->kind()) {
+    case v1::TASK_KIND_PREPARE:
+      return ExecutePrepare(context);
+    case v1::TASK_KIND_FORWARD:
+      return ExecuteForward(context);
+    case v1::TASK_KIND_QUANTIZE:
+      return ExecuteQuantize(context);
+    case v1::TASK_KIND_EVALUATE:
+      return ExecuteEvaluate(context);
+    case v1::TASK_KIND_FINALIZE:
+      return ExecuteFinalize(context);
+    default:
+      return absl::UnimplementedError(absl::StrCat(
+          "this worker does not know tasks of kind ", context.action->kind(),
+          "; run a worker of the server's version"));
+  }
+}
+
+bool IsRetryable(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kUnimplemented:
+    case absl::StatusCode::kOutOfRange:
+      return false;
+    default:
+      return true;
+  }
+}
+
+}  // namespace bitwright

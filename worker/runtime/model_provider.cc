@@ -1,0 +1,118 @@
+#include "worker/runtime/model_provider.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <optional>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "common/base/status_macros.h"
+
+namespace bitwright {
+namespace {
+
+absl::Status CheckName(const std::string& name) {
+  bool good = !name.empty() && name.front() != '/';
+  for (absl::string_view part : absl::StrSplit(name, '/')) {
+    good = good && !part.empty() && part != "." && part != "..";
+  }
+  if (good) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("the model's file list has the name \"", name,
+                   "\", which leaves the model's directory"));
+}
+
+}  // namespace
+
+// Everything that a fetched model needs to stay, and the model itself.
+struct ModelProvider::Kept {
+  std::vector<CachedBlob> blobs;
+  std::optional<TempDirectory> links;
+  std::string path;
+  std::unique_ptr<OpenModel> model;
+};
+
+absl::StatusOr<std::shared_ptr<OpenModel>> ModelProvider::Get(
+    const v1::ModelSource& source, const std::string& model_digest) {
+  for (const v1::SourceFile& file : source.files()) {
+    BW_RETURN_IF_ERROR(CheckName(file.name()));
+  }
+  absl::MutexLock lock(&mutex_);
+  if (kept_ == nullptr || digest_ != model_digest ||
+      stamp_ != StampOf(source, kept_->path)) {
+    kept_.reset();  // Before the next one is opened: one at a time in memory.
+    auto kept = std::make_shared<Kept>();
+    if (IsInPlace(source)) {
+      kept->path = source.path();
+    } else {
+      BW_ASSIGN_OR_RETURN(kept, Fetch(source));
+    }
+    BW_ASSIGN_OR_RETURN(kept->model, OpenModel::Open(kept->path, device_));
+    stamp_ = StampOf(source, kept->path);
+    digest_ = model_digest;
+    kept_ = std::move(kept);
+  }
+  return std::shared_ptr<OpenModel>(kept_, kept_->model.get());
+}
+
+bool ModelProvider::IsInPlace(const v1::ModelSource& source) {
+  if (source.path().empty() || source.files().empty()) return false;
+  const Stamp stamp = StampOf(source, source.path());
+  for (int i = 0; i < source.files_size(); ++i) {
+    if (stamp[i].first != source.files(i).digest().size_bytes()) return false;
+  }
+  return true;
+}
+
+ModelProvider::Stamp ModelProvider::StampOf(const v1::ModelSource& source,
+                                            const std::string& directory) {
+  Stamp stamp;
+  for (const v1::SourceFile& file : source.files()) {
+    struct stat status;
+    const std::string path = absl::StrCat(directory, "/", file.name());
+    if (stat(path.c_str(), &status) != 0) {
+      stamp.emplace_back(-1, 0);
+      continue;
+    }
+    stamp.emplace_back(status.st_size, status.st_mtim.tv_sec * 1'000'000'000 +
+                                           status.st_mtim.tv_nsec);
+  }
+  return stamp;
+}
+
+absl::StatusOr<std::shared_ptr<ModelProvider::Kept>> ModelProvider::Fetch(
+    const v1::ModelSource& source) {
+  auto kept = std::make_shared<Kept>();
+  BW_ASSIGN_OR_RETURN(kept->links, TempDirectory::Create(
+                                       "model-", fetcher_->cache()->scratch()));
+  kept->path = kept->links->path();
+  for (const v1::SourceFile& file : source.files()) {
+    auto blob =
+        fetcher_->Fetch({file.digest().sha256(),
+                         static_cast<uint64_t>(file.digest().size_bytes())});
+    if (!blob.ok()) {
+      return Annotate(blob.status(),
+                      absl::StrCat("the model's file ", file.name()));
+    }
+    const std::filesystem::path link =
+        std::filesystem::path(kept->path) / file.name();
+    std::error_code error;
+    std::filesystem::create_directories(link.parent_path(), error);
+    if (error) {
+      return ErrnoStatus(error.value(), "create directory",
+                         link.parent_path().string());
+    }
+    const std::string target = std::filesystem::absolute(blob->path()).string();
+    if (symlink(target.c_str(), link.c_str()) != 0) {
+      return ErrnoStatus(errno, "link", link.string());
+    }
+    kept->blobs.push_back(*std::move(blob));
+  }
+  return kept;
+}
+
+}  // namespace bitwright

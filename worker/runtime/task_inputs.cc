@@ -1,0 +1,108 @@
+#include "worker/runtime/task_inputs.h"
+
+#include <bit>
+#include <optional>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/file.h"
+#include "common/base/status_macros.h"
+
+namespace bitwright {
+
+static_assert(std::endian::native == std::endian::little,
+              "blobs are written from memory as it is");
+
+std::vector<std::string> InputsWithPrefix(const v1::Action& action,
+                                          absl::string_view prefix) {
+  std::vector<std::string> names;
+  for (const v1::NamedBlob& input : action.inputs()) {
+    if (absl::StartsWith(input.name(), prefix)) names.push_back(input.name());
+  }
+  return names;
+}
+
+absl::StatusOr<std::unique_ptr<SafetensorsFile>> OpenInput(
+    const TaskContext& context, const std::string& name) {
+  BW_ASSIGN_OR_RETURN(std::string path, context.inputs->Path(name));
+  auto file = SafetensorsFile::Open(path);
+  if (!file.ok()) return Annotate(file.status(), absl::StrCat("input ", name));
+  return file;
+}
+
+absl::StatusOr<LinearBlob> ReadLinearInput(const TaskContext& context,
+                                           const std::string& linear) {
+  const std::string input = absl::StrCat("linear.", linear);
+  BW_ASSIGN_OR_RETURN(std::string path, context.inputs->Path(input));
+  BW_ASSIGN_OR_RETURN(std::string bytes, ReadFile(path));
+  BW_ASSIGN_OR_RETURN(LinearBlob blob,
+                      ParseLinearBlob(std::move(bytes), input));
+  if (blob.name != linear) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("input ", input, " holds the linear ", blob.name));
+  }
+  return blob;
+}
+
+model::WeightOverride QuantizedWeights(const TaskContext& context) {
+  absl::flat_hash_set<std::string> available;
+  for (std::string& name : InputsWithPrefix(*context.action, "linear.")) {
+    available.insert(std::move(name));
+  }
+  if (available.empty()) return nullptr;
+  return [&context, available = std::move(available)](const std::string& linear)
+             -> absl::StatusOr<std::optional<std::vector<float>>> {
+    if (!available.contains(absl::StrCat("linear.", linear))) {
+      return std::nullopt;
+    }
+    BW_ASSIGN_OR_RETURN(LinearBlob blob, ReadLinearInput(context, linear));
+    BW_ASSIGN_OR_RETURN(DType dtype, context.model->directory().WeightDType(
+                                         linear + ".weight"));
+    BW_ASSIGN_OR_RETURN(std::vector<float> weight,
+                        DequantizeAs(dtype, blob.linear));
+    return weight;
+  };
+}
+
+absl::StatusOr<ShardRange> RangeOfShard(int64_t n, int64_t shard,
+                                        int64_t shards) {
+  if (shards < 1 || shard < 0 || shard >= shards) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("there is no shard ", shard, " of ", shards));
+  }
+  return ShardRange{shard * n / shards, (shard + 1) * n / shards};
+}
+
+absl::StatusOr<TokenWindows> ReadWindows(const TaskContext& context,
+                                         int64_t shard, int64_t shards) {
+  BW_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file,
+                      OpenInput(context, "windows"));
+  BW_ASSIGN_OR_RETURN(const TensorInfo* info, file->Require("tokens"));
+  if (info->shape.size() != 2 || info->shape[1] < 2) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "input windows: tokens has shape ", ShapeString(info->shape),
+        ", not [windows, seqlen] with seqlen at least 2"));
+  }
+  const int64_t seqlen = info->shape[1];
+  BW_ASSIGN_OR_RETURN(ShardRange range,
+                      RangeOfShard(info->shape[0], shard, shards));
+  BW_ASSIGN_OR_RETURN(std::vector<int64_t> all, file->ReadIntegers("tokens"));
+  TokenWindows windows{.count = range.end - range.begin, .seqlen = seqlen};
+  windows.tokens.assign(all.begin() + range.begin * seqlen,
+                        all.begin() + range.end * seqlen);
+  return windows;
+}
+
+absl::string_view BytesOf(const std::vector<float>& values) {
+  return {reinterpret_cast<const char*>(values.data()),
+          values.size() * sizeof(float)};
+}
+
+absl::string_view BytesOf(const std::vector<int32_t>& values) {
+  return {reinterpret_cast<const char*>(values.data()),
+          values.size() * sizeof(int32_t)};
+}
+
+}  // namespace bitwright

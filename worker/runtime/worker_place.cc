@@ -1,0 +1,64 @@
+#include "worker/runtime/worker_place.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/digest.h"
+#include "common/base/status_macros.h"
+
+namespace bitwright {
+namespace {
+
+constexpr int kPlaces = 256;
+
+std::string HostName() {
+  char name[256] = {};
+  if (gethostname(name, sizeof(name) - 1) != 0 || name[0] == 0) {
+    return "worker";
+  }
+  return name;
+}
+
+std::string CacheHome() {
+  if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg && *xdg) {
+    return absl::StrCat(xdg, "/bitwright");
+  }
+  if (const char* home = std::getenv("HOME"); home && *home) {
+    return absl::StrCat(home, "/.cache/bitwright");
+  }
+  return absl::StrCat("/tmp/bitwright-", getuid());
+}
+
+}  // namespace
+
+absl::StatusOr<WorkerPlace> OpenWorkerPlace(const std::string& directory,
+                                            uint64_t max_bytes) {
+  WorkerPlace place;
+  if (!directory.empty()) {
+    BW_ASSIGN_OR_RETURN(place.cache, BlobCache::Open(directory, max_bytes));
+    const std::string absolute =
+        std::filesystem::absolute(directory).lexically_normal().string();
+    place.name =
+        absl::StrCat(HostName(), "-", DigestOf(absolute).sha256.substr(0, 8));
+    return place;
+  }
+  absl::Status status;
+  for (int i = 0; i < kPlaces; ++i) {
+    auto cache =
+        BlobCache::Open(absl::StrCat(CacheHome(), "/worker-", i), max_bytes);
+    if (cache.ok()) {
+      place.cache = *std::move(cache);
+      place.name = absl::StrCat(HostName(), "-", i);
+      return place;
+    }
+    status = cache.status();
+    if (!absl::IsFailedPrecondition(status)) return status;
+  }
+  return status;
+}
+
+}  // namespace bitwright
