@@ -45,17 +45,14 @@ Json DescriptionJson(const CheckpointDescription& description) {
 }
 
 std::string DescriptionText(const CheckpointDescription& description) {
-  Table table({"layer", "rows", "cols", "bits", "file bits", "loss",
-               "uniform loss", "ratio"});
+  Table table(
+      {"layer", "rows", "cols", "bits", "file bits", "loss", "uniform loss"});
   for (const LayerDescription& layer : description.layers) {
-    const bool comparable = layer.uniform_loss > 0;
     table.AddRow(
         {layer.name, absl::StrCat(layer.rows), absl::StrCat(layer.cols),
          absl::StrFormat("%.4f", layer.code_bits),
          absl::StrFormat("%.4f", layer.file_bits), Significant(layer.loss, 5),
-         comparable ? Significant(layer.uniform_loss, 5) : "-",
-         comparable ? absl::StrFormat("%.3f", layer.loss / layer.uniform_loss)
-                    : "-"});
+         Significant(layer.uniform_loss, 5)});
   }
   return absl::StrCat(
       "format ", description.format, ", method ", description.method, "\n",

@@ -24,7 +24,7 @@ namespace {
 std::string DefaultConfigPath() {
   const char* config_home = std::getenv("XDG_CONFIG_HOME");
   const char* home = std::getenv("HOME");
-  const std::string base = config_home != nullptr
+  const std::string base = config_home != nullptr && *config_home != '\0'
                                ? config_home
                                : absl::StrCat(home ? home : "", "/.config");
   return base + "/bitwright/config.toml";
@@ -52,18 +52,28 @@ class ConfigBelowEnvironment : public CLI::ConfigTOML {
   }
 };
 
-// Every long flag below `app` can come from the environment too. (An option
-// group is a command without a name to CLI11.)
-void NameEnvironment(CLI::App* app) {
-  for (CLI::App* command : app->get_subcommands({})) {
-    for (CLI::Option* option : command->get_options()) {
-      if (option->get_lnames().empty() || option == command->get_help_ptr()) {
-        continue;
-      }
-      option->envname(EnvironmentName(option->get_lnames().front()));
+// Lets every long flag of `command` come from the environment too, but for the
+// output, which belongs to one call. (An option group is a command without a
+// name to CLI11.)
+void NameEnvironment(CLI::App* command) {
+  for (CLI::Option* option : command->get_options()) {
+    if (option->get_lnames().empty() || option == command->get_help_ptr() ||
+        option->get_lnames().front() == "output") {
+      continue;
     }
-    NameEnvironment(command);
+    option->envname(EnvironmentName(option->get_lnames().front()));
   }
+  for (CLI::App* group : command->get_subcommands({})) NameEnvironment(group);
+}
+
+// The command that the arguments call, or null.
+CLI::App* CalledCommand(CLI::App* app, int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    for (CLI::App* command : app->get_subcommands({})) {
+      if (command->get_name() == argv[i]) return command;
+    }
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -118,7 +128,10 @@ int RunCli(int argc, char** argv) {
   AddJobCommands(&app, &globals);
   AddCheckpointCommands(&app, &globals);
   app.config_formatter(std::make_shared<ConfigBelowEnvironment>());
-  NameEnvironment(&app);
+  app.allow_config_extras(CLI::config_extras_mode::error);
+  // Of the others even the environment's mistakes do not matter.
+  if (CLI::App* called = CalledCommand(&app, argc, argv))
+    NameEnvironment(called);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

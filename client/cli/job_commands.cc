@@ -134,23 +134,33 @@ absl::StatusOr<int> Submit(const JobOptions& options, const Globals& globals) {
   request.set_request_id(options.request_id.empty()
                              ? RequestIdFor(request.spec())
                              : options.request_id);
-  BW_ASSIGN_OR_RETURN(v1::Job job, client->CreateJob(request));
+  BW_ASSIGN_OR_RETURN(v1::Job job, CreateOrContinue(client.get(), request));
   if (options.watch) return WatchJob(client, options, job.name(), globals);
   std::cout << (globals.json ? ToJson(job) : job.name() + "\n");
   return kExitDone;
 }
 
-absl::StatusOr<int> ShowJobs(const JobOptions& options,
-                             const Globals& globals) {
-  BW_ASSIGN_OR_RETURN(std::shared_ptr<Client> client, Connect(options.server));
-  v1::ListJobsRequest request;
-  v1::ListJobsResponse all;
+// All pages of a list as one response.
+template <typename Request, typename Response>
+absl::StatusOr<Response> AllPages(
+    Client* client, Request request,
+    absl::StatusOr<Response> (Client::*list)(const Request&)) {
+  Response all;
   do {
-    BW_ASSIGN_OR_RETURN(v1::ListJobsResponse page, client->ListJobs(request));
+    BW_ASSIGN_OR_RETURN(Response page, (client->*list)(request));
     all.MergeFrom(page);
     request.set_page_token(page.next_page_token());
   } while (!request.page_token().empty());
   all.clear_next_page_token();
+  return all;
+}
+
+absl::StatusOr<int> ShowJobs(const JobOptions& options,
+                             const Globals& globals) {
+  BW_ASSIGN_OR_RETURN(std::shared_ptr<Client> client, Connect(options.server));
+  BW_ASSIGN_OR_RETURN(
+      v1::ListJobsResponse all,
+      AllPages(client.get(), v1::ListJobsRequest(), &Client::ListJobs));
   if (globals.json) {
     std::cout << ToJson(all);
     return kExitDone;
@@ -179,13 +189,8 @@ absl::StatusOr<int> ShowTasks(const JobOptions& options,
   BW_ASSIGN_OR_RETURN(std::shared_ptr<Client> client, Connect(options.server));
   v1::ListTasksRequest request;
   request.set_job(JobName(options.job));
-  v1::ListTasksResponse all;
-  do {
-    BW_ASSIGN_OR_RETURN(v1::ListTasksResponse page, client->ListTasks(request));
-    all.MergeFrom(page);
-    request.set_page_token(page.next_page_token());
-  } while (!request.page_token().empty());
-  all.clear_next_page_token();
+  BW_ASSIGN_OR_RETURN(v1::ListTasksResponse all,
+                      AllPages(client.get(), request, &Client::ListTasks));
   if (globals.json) {
     std::cout << ToJson(all);
     return kExitDone;
@@ -318,7 +323,8 @@ void AddJobCommands(CLI::App* app, Globals* globals) {
   const ServerCommand job = add_for_job("job", "Show a job", ShowJob);
   job.app->add_flag(
       "--exit-status", job.options->exit_status,
-      "Exit 0 if it succeeded, 5 if it failed, 8 if it still runs");
+      "Exit 0 if it succeeded, 8 if it still runs, otherwise as quantize "
+      "would");
   add_for_job("tasks", "List a job's tasks", ShowTasks);
   add_for_job("cancel", "Cancel a job", Change<&Client::CancelJob>);
   add_for_job("retry", "Take up a failed or cancelled job again",

@@ -71,10 +71,12 @@ std::string DescribeExit(int wait_status) {
 }  // namespace
 
 std::string DefaultStateDir() {
-  if (const char* dir = std::getenv("XDG_STATE_HOME"))
-    return absl::StrCat(dir, "/bitwright");
+  const char* state_home = std::getenv("XDG_STATE_HOME");
+  if (state_home != nullptr && *state_home != '\0') {
+    return absl::StrCat(state_home, "/bitwright");
+  }
   const char* home = std::getenv("HOME");
-  return absl::StrCat(home != nullptr ? home : "/tmp",
+  return absl::StrCat(home != nullptr && *home != '\0' ? home : ".",
                       "/.local/state/bitwright");
 }
 
@@ -143,12 +145,15 @@ class LocalService::Impl {
 
   absl::Status PrepareDirectories() {
     std::error_code error;
+    const bool made = !fs::exists(options_.state_dir, error);
     fs::create_directories(fs::path(options_.state_dir) / "logs", error);
     if (error) {
       return ErrnoStatus(error.value(), "cannot make the state directory",
                          options_.state_dir);
     }
-    fs::permissions(options_.state_dir, fs::perms::owner_all, error);
+    if (made) {
+      fs::permissions(options_.state_dir, fs::perms::owner_all, error);
+    }
     options_.state_dir = fs::canonical(options_.state_dir, error).string();
     return absl::OkStatus();
   }
@@ -256,6 +261,10 @@ class LocalService::Impl {
   }
 
   void Revive(Child* child, int wait_status) {
+    if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == kExitBadInput) {
+      NoteFailure(absl::InvalidArgumentError(Tail(child->log_path, 2000)));
+      return;
+    }
     // A server of a command that was just killed may still be on its way out.
     const bool starting = !ServerAnswered();
     if (!starting && Interrupted() == 0) {

@@ -46,8 +46,10 @@ void AddServiceOptions(CLI::App* command, RunOptions* options) {
   service->add_option("--workers", options->local.workers, "Private workers")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
-  service->add_option("--threads", options->local.threads,
-                      "Threads of each private worker [the cores, shared out]");
+  service
+      ->add_option("--threads", options->local.threads,
+                   "Threads of each private worker [the cores, shared out]")
+      ->check(CLI::Range(1, 4096));
   service->add_option("--device", options->local.device, "auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
@@ -57,6 +59,7 @@ void AddServiceOptions(CLI::App* command, RunOptions* options) {
 struct Connection {
   std::unique_ptr<LocalService> service;
   std::shared_ptr<Client> client;
+  std::string address;
 
   absl::Status health() const {
     return service ? service->health() : absl::OkStatus();
@@ -73,6 +76,7 @@ absl::StatusOr<Connection> Open(const RunOptions& options) {
     BW_ASSIGN_OR_RETURN(connection.service, LocalService::Start(local));
     client_options.address = connection.service->address();
   }
+  connection.address = client_options.address;
   BW_ASSIGN_OR_RETURN(connection.client, Client::Connect(client_options));
   return connection;
 }
@@ -91,19 +95,18 @@ absl::StatusOr<std::optional<v1::Job>> FindJob(Client* client,
   }
 }
 
-// The job for `spec`: the one that an earlier run of this command made, taken
-// up again if it had ended badly, or a new one.
-absl::StatusOr<v1::Job> CreateOrContinue(Client* client,
-                                         const v1::JobSpec& spec) {
-  v1::CreateJobRequest request;
-  *request.mutable_spec() = spec;
-  request.set_request_id(RequestIdFor(spec));
-  BW_ASSIGN_OR_RETURN(v1::Job job, client->CreateJob(request));
-  if (job.state() == v1::JOB_STATE_FAILED ||
-      job.state() == v1::JOB_STATE_CANCELLED) {
-    return client->RetryJob(job.name());
+// On a private server nobody else waits for the jobs of commands that were
+// abandoned; they continue, from what they have, when their command is run
+// again.
+absl::Status CancelOthers(Client* client, const std::string& request_id) {
+  v1::ListJobsRequest request;
+  request.set_page_size(1000);
+  BW_ASSIGN_OR_RETURN(v1::ListJobsResponse jobs, client->ListJobs(request));
+  for (const v1::Job& job : jobs.jobs()) {
+    if (job.request_id() == request_id || IsTerminal(job.state())) continue;
+    BW_RETURN_IF_ERROR(client->CancelJob(job.name()).status());
   }
-  return job;
+  return absl::OkStatus();
 }
 
 bool IsNonEmptyDirectory(const std::string& path) {
@@ -163,6 +166,9 @@ absl::Status Download(Client* client, const v1::CheckpointManifest& manifest,
 // Refuses an output that is taken, unless an earlier run of the same command
 // may have put its checkpoint there.
 absl::Status CheckOutput(const RunOptions& options) {
+  if (options.output.empty()) {
+    return absl::InvalidArgumentError("-o needs a directory to make");
+  }
   if (IsNonEmptyDirectory(options.output) &&
       fs::exists(options.output + "/bitwright.json")) {
     return absl::OkStatus();
@@ -239,8 +245,14 @@ std::string QuantizeText(const v1::Job& job, const std::string& output,
 // Runs the job to its end. On Ctrl-C says how to go on.
 absl::StatusOr<v1::Job> RunJob(const Connection& connection,
                                const v1::JobSpec& spec, bool quiet) {
-  BW_ASSIGN_OR_RETURN(v1::Job job,
-                      CreateOrContinue(connection.client.get(), spec));
+  Client* client = connection.client.get();
+  if (connection.service) {
+    BW_RETURN_IF_ERROR(CancelOthers(client, RequestIdFor(spec)));
+  }
+  v1::CreateJobRequest request;
+  *request.mutable_spec() = spec;
+  request.set_request_id(RequestIdFor(spec));
+  BW_ASSIGN_OR_RETURN(v1::Job job, CreateOrContinue(client, request));
   WatchOptions watch;
   watch.quiet = quiet;
   watch.check = [&] { return connection.health(); };
@@ -251,7 +263,7 @@ absl::StatusOr<v1::Job> RunJob(const Connection& connection,
                       ? "stopped; run the same command again to continue\n"
                       : absl::StrCat("detached; ", job.name(),
                                      " goes on: bitwright watch ", job.name(),
-                                     "\n"));
+                                     " --server ", connection.address, "\n"));
   }
   return ended;
 }
@@ -270,11 +282,14 @@ int Quantize(const RunOptions& options, const Globals& globals) {
         }));
     BW_RETURN_IF_ERROR(RefuseForeignOutput(client, spec, options.output));
     BW_ASSIGN_OR_RETURN(v1::Job job, RunJob(connection, spec, globals.quiet));
-    if (job.state() != v1::JOB_STATE_SUCCEEDED ||
-        IsNonEmptyDirectory(options.output))
-      return job;
+    if (job.state() != v1::JOB_STATE_SUCCEEDED) return job;
     BW_ASSIGN_OR_RETURN(v1::Checkpoint checkpoint,
                         client->GetCheckpoint(job.result().checkpoint()));
+    if (IsNonEmptyDirectory(options.output)) {
+      BW_ASSIGN_OR_RETURN(
+          bool same, HoldsCheckpoint(options.output, checkpoint.manifest()));
+      if (same) return job;
+    }
     BW_RETURN_IF_ERROR(Download(client, checkpoint.manifest(), options.output));
     return job;
   };
@@ -308,7 +323,8 @@ int Evaluate(const RunOptions& options, const Globals& globals) {
   const v1::Perplexity& result = job->result().perplexity_before();
   if (globals.json) {
     Json json = {{"perplexity", result.perplexity()},
-                 {"tokens", result.tokens()},
+                 {"tokens", result.text_tokens()},
+                 {"predictions", result.tokens()},
                  {"windows", result.windows()},
                  {"seqlen", result.seqlen()}};
     std::cout << json.dump(2) << "\n";

@@ -5,10 +5,12 @@
 
 #include <cmath>
 #include <filesystem>
+#include <set>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "common/base/status_macros.h"
 
 namespace bitwright {
@@ -73,6 +75,20 @@ absl::Status FillEvaluation(const SpecOptions& options, const Uploader& upload,
                     evaluation->mutable_source());
 }
 
+// Names, sizes and times of the model's files; empty if they are not here.
+std::string ModelFingerprint(const std::string& path) {
+  std::set<std::string> files;
+  std::error_code error;
+  for (fs::directory_iterator it(path, error), end; !error && it != end;
+       it.increment(error)) {
+    std::error_code ignored;
+    files.insert(absl::StrCat(
+        it->path().filename().string(), " ", it->file_size(ignored), " ",
+        it->last_write_time(ignored).time_since_epoch().count()));
+  }
+  return absl::StrJoin(files, "\n");
+}
+
 // CLI11 has checked that `name` is one of the allowed words.
 template <typename Enum>
 Enum ParseEnum(bool (*parse)(const std::string&, Enum*),
@@ -106,16 +122,20 @@ void AddQuantizationOptions(CLI::App* command, SpecOptions* options) {
   calibration->add_option(
       "--tokens", options->calibration_tokens,
       "Calibration token ids instead of text: safetensors with `tokens`");
-  calibration->add_option("--nsamples", options->nsamples,
-                          "Calibration windows [128]");
-  calibration->add_option(
-      "--seqlen", options->seqlen,
-      "Tokens a window [2048, or the model's context if shorter]");
+  calibration
+      ->add_option("--nsamples", options->nsamples, "Calibration windows [128]")
+      ->check(CLI::Range(1, 1 << 24));
+  calibration
+      ->add_option("--seqlen", options->seqlen,
+                   "Tokens a window [2048, or the model's context if shorter]")
+      ->check(CLI::Range(2, 1 << 24));
   calibration->add_option("--seed", options->seed,
                           "Seed of the windows' positions [0]");
-  calibration->add_option(
-      "--shards", options->shards,
-      "Shards of the calibration set; part of the result's identity [4]");
+  calibration
+      ->add_option(
+          "--shards", options->shards,
+          "Shards of the calibration set; part of the result's identity [4]")
+      ->check(CLI::Range(1, 1 << 16));
 
   CLI::Option_group* method = command->add_option_group("Method");
   method->add_option("--method", options->method, "rtn, gptq or baq")
@@ -143,8 +163,10 @@ void AddQuantizationOptions(CLI::App* command, SpecOptions* options) {
                    "Search the clip of each grid");
   method->add_flag("--act-order", options->act_order,
                    "Columns by descending Hessian diagonal");
-  method->add_option("--damping", options->damping,
-                     "Relative damping of the Hessian [0.01]");
+  method
+      ->add_option("--damping", options->damping,
+                   "Relative damping of the Hessian [0.01]")
+      ->check(CLI::PositiveNumber);
   method
       ->add_option("--pipeline", options->pipeline,
                    "sequential: each block sees the quantized prefix; "
@@ -243,7 +265,7 @@ absl::StatusOr<v1::JobSpec> BuildEvaluateSpec(const SpecOptions& options,
 }
 
 std::string RequestIdFor(const v1::JobSpec& spec) {
-  std::string bytes;
+  std::string bytes = ModelFingerprint(spec.model().path());
   {
     google::protobuf::io::StringOutputStream stream(&bytes);
     google::protobuf::io::CodedOutputStream coded(&stream);

@@ -55,7 +55,8 @@ absl::StatusOr<v1::JobSpec> BuildQuantizeSpec(const SpecOptions& options,
 absl::StatusOr<v1::JobSpec> BuildEvaluateSpec(const SpecOptions& options,
                                               const Uploader& upload);
 
-// The same for the same spec: what makes a rerun find its job.
+// The same for the same spec and the same model files: what makes a rerun find
+// its job, and a changed model get a new one.
 std::string RequestIdFor(const v1::JobSpec& spec);
 
 }  // namespace bitwright

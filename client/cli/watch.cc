@@ -106,4 +106,24 @@ absl::StatusOr<v1::Job> WatchToEnd(std::shared_ptr<Client> client,
   }
 }
 
+absl::StatusOr<v1::Job> CreateOrContinue(Client* client,
+                                         const v1::CreateJobRequest& request) {
+  BW_ASSIGN_OR_RETURN(v1::Job job, client->CreateJob(request));
+  // A cancellation may still be waiting for a worker to let go.
+  while (job.state() == v1::JOB_STATE_CANCELLING && Interrupted() == 0) {
+    absl::SleepFor(kFrame);
+    BW_ASSIGN_OR_RETURN(job, client->GetJob(job.name()));
+  }
+  if (job.state() == v1::JOB_STATE_FAILED ||
+      job.state() == v1::JOB_STATE_CANCELLED) {
+    return client->RetryJob(job.name());
+  }
+  return job;
+}
+
+bool IsTerminal(v1::JobState state) {
+  return state == v1::JOB_STATE_SUCCEEDED || state == v1::JOB_STATE_FAILED ||
+         state == v1::JOB_STATE_CANCELLED;
+}
+
 }  // namespace bitwright

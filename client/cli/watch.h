@@ -27,6 +27,13 @@ absl::StatusOr<v1::Job> WatchToEnd(std::shared_ptr<Client> client,
                                    const std::string& job,
                                    const WatchOptions& options);
 
+// The job for the request: the one that an earlier run of the same command
+// made, taken up again if it had failed or been cancelled, or a new one.
+absl::StatusOr<v1::Job> CreateOrContinue(Client* client,
+                                         const v1::CreateJobRequest& request);
+
+bool IsTerminal(v1::JobState state);
+
 }  // namespace bitwright
 
 #endif  // BITWRIGHT_CLIENT_CLI_WATCH_H_

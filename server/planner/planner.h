@@ -16,6 +16,9 @@
 
 namespace bitwright {
 
+// Texts of one calibration or evaluation set, at most.
+inline constexpr int kMaxTexts = 1000;
+
 // Where an input comes from: a blob that exists, or another task's output.
 struct PlannedInput {
   std::string name;

@@ -15,7 +15,6 @@ constexpr int kDefaultSamples = 128;
 constexpr int64_t kDefaultSeqlen = 2048;
 constexpr int kDefaultShards = 4;
 constexpr int kMaxShards = 1024;
-constexpr int kMaxTexts = 10000;  // Inputs are called text.0000 to text.9999.
 constexpr double kDefaultDamping = 0.01;
 
 template <typename Value>
@@ -129,7 +128,7 @@ absl::Status ResolveCalibration(v1::CalibrationSpec* calibration,
   }
   BW_ASSIGN_OR_RETURN(int32_t seqlen,
                       ResolveSeqlen("calibration.seqlen", calibration->seqlen(),
-                                    default_seqlen, 1, config));
+                                    default_seqlen, 2, config));
   calibration->set_seqlen(seqlen);
   if (calibration->shards() == 0) calibration->set_shards(kDefaultShards);
   if (calibration->shards() < 0 || calibration->shards() > kMaxShards) {

@@ -31,6 +31,7 @@ bool Perplexity(const std::vector<FinishedTask>& tasks,
     tokens += summary->tokens();
     windows += summary->windows();
     if (summary->seqlen() != 0) seqlen = summary->seqlen();
+    perplexity->set_text_tokens(summary->text_tokens());
   }
   if (tokens == 0) return false;
   perplexity->set_perplexity(

@@ -16,7 +16,6 @@ namespace bitwright {
 namespace {
 
 constexpr size_t kMaxRequestIdBytes = 128;
-constexpr int kMaxTexts = 1000;
 
 }  // namespace
 

@@ -3,6 +3,7 @@ to an undisturbed one."""
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -65,6 +66,26 @@ class ChaosTest(harness.TestCase):
 
     def test_client(self):
         self.disturb("bitwright")
+
+    def test_model_changed_under_a_job_and_put_back(self):
+        expected, seconds = self.undisturbed()
+        model = self.scratch / "model"
+        shutil.copytree(LLAMA, model)
+        state, out = self.scratch / "state", self.scratch / "out"
+        command = [str(model) if part == str(LLAMA) else part for part in self.command(out, state)]
+        weights = (model / "model.safetensors").read_bytes()
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(seconds / 2)
+        run.kill()
+        run.wait()
+        damaged = bytearray(weights)
+        damaged[-100_000:] = bytes(100_000)
+        (model / "model.safetensors").write_bytes(damaged)
+        subprocess.run(command, capture_output=True, timeout=300)
+        shutil.rmtree(out, ignore_errors=True)
+        (model / "model.safetensors").write_bytes(weights)
+        subprocess.run(command, capture_output=True, check=True, timeout=300)
+        self.assertEqual(expected, harness.tree_digest(out))
 
     def test_children_end_with_the_client(self):
         state = self.scratch / "state"

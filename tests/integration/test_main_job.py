@@ -1,6 +1,9 @@
 """The main job: one command quantizes a real model through the real service."""
 
 import json
+import shutil
+import subprocess
+import time
 
 import harness
 from harness import CALIBRATION, HELDOUT, LLAMA, OPT, QUICK
@@ -94,6 +97,47 @@ class MainJobTest(harness.TestCase):
         third = self.quantize(LLAMA, self.scratch / "elsewhere", *QUICK)
         self.assertEqual(first["job"], third["job"])
         self.assertEqual(harness.tree_digest(out), harness.tree_digest(self.scratch / "elsewhere"))
+
+    def test_changed_model_is_not_served_from_the_old_job(self):
+        model = self.scratch / "model"
+        shutil.copytree(LLAMA, model)
+        self.quantize(model, self.scratch / "before", *QUICK)
+        perplexity = self.evaluate(model, HELDOUT)["perplexity"]
+        tensors, metadata = harness.read_safetensors(model / "model.safetensors")
+        tensors = {name: array.copy() for name, array in tensors.items()}
+        tensors["model.layers.0.mlp.down_proj.weight"] *= -1
+        harness.write_safetensors(model / "model.safetensors", tensors, metadata)
+        self.quantize(model, self.scratch / "after", *QUICK)
+        self.assertNotEqual(harness.tree_digest(self.scratch / "before"),
+                            harness.tree_digest(self.scratch / "after"))
+        self.assertGreater(self.evaluate(model, HELDOUT)["perplexity"], 1.1 * perplexity)
+
+    def test_abandoned_job_does_not_hold_up_the_next(self):
+        state = self.scratch / "state"
+        run = subprocess.Popen(
+            [str(harness.BIN / "bitwright"), "quantize", str(LLAMA), "-o",
+             str(self.scratch / "abandoned"), "--calib", str(CALIBRATION), "--state-dir",
+             str(state)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.assertTrue(harness.wait_until(
+            lambda: harness.processes("bitwright-worker", str(state))))
+        time.sleep(1)
+        run.kill()
+        run.wait()
+        self.evaluate(LLAMA, HELDOUT, state=state)
+        self.quantize(LLAMA, self.scratch / "out", *QUICK, state=state)
+        # And the abandoned one goes on when it is asked for again.
+        self.quantize(LLAMA, self.scratch / "abandoned", "--calib", CALIBRATION, state=state)
+
+    def test_two_commands_with_one_output(self):
+        out = self.scratch / "out"
+        commands = [subprocess.Popen(
+            [str(harness.BIN / "bitwright"), "quantize", str(LLAMA), "-o", str(out), "--method",
+             method, "--state-dir", str(self.scratch / method), *map(str, QUICK)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for method in ("baq", "gptq")]
+        for command in commands:
+            command.communicate(timeout=300)
+        self.assertEqual(sorted(command.returncode for command in commands), [0, 3])
+        self.bitwright("verify", out)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 //
 // With columns taken in the factor's order, t_k = w_k + Σ_{j<k} (w_j − ŵ_j)
 // R_jk / R_kk is what gets rounded. Rows are independent: they run in parallel
-// in chunks of RowChunk(R). Columns go in blocks of 128 and inner blocks of 32,
+// in chunks of RowChunk(R). Columns go in outer blocks and inner blocks of 32,
 // so that nearly all the work is one GEMM per block.
 #ifndef BITWRIGHT_WORKER_QUANT_GPTQ_H_
 #define BITWRIGHT_WORKER_QUANT_GPTQ_H_

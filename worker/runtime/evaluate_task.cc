@@ -73,6 +73,7 @@ absl::StatusOr<TaskResult> ExecuteEvaluate(const TaskContext& context) {
   summary->set_nll(total);
   summary->set_tokens(windows.count * (windows.seqlen - 1));
   summary->set_windows(windows.count);
+  summary->set_text_tokens(windows.text_tokens);
   summary->set_seqlen(static_cast<int32_t>(windows.seqlen));
   result.outputs.push_back(
       {.name = "nll", .bytes = NllJson(parameters, windows.seqlen, nll)});

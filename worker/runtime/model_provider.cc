@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "common/base/digest.h"
 #include "common/base/status_macros.h"
 
 namespace bitwright {
@@ -24,6 +25,10 @@ absl::Status CheckName(const std::string& name) {
   return absl::InvalidArgumentError(
       absl::StrCat("the model's file list has the name \"", name,
                    "\", which leaves the model's directory"));
+}
+
+int64_t Nanoseconds(const timespec& time) {
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
 }  // namespace
@@ -46,13 +51,16 @@ absl::StatusOr<std::shared_ptr<OpenModel>> ModelProvider::Get(
       stamp_ != StampOf(source, kept_->path)) {
     kept_.reset();  // Before the next one is opened: one at a time in memory.
     auto kept = std::make_shared<Kept>();
+    const Stamp before = StampOf(source, source.path());
     if (IsInPlace(source)) {
       kept->path = source.path();
     } else {
       BW_ASSIGN_OR_RETURN(kept, Fetch(source));
     }
     BW_ASSIGN_OR_RETURN(kept->model, OpenModel::Open(kept->path, device_));
-    stamp_ = StampOf(source, kept->path);
+    stamp_ = before == StampOf(source, source.path())
+                 ? StampOf(source, kept->path)
+                 : Stamp();
     digest_ = model_digest;
     kept_ = std::move(kept);
   }
@@ -63,9 +71,25 @@ bool ModelProvider::IsInPlace(const v1::ModelSource& source) {
   if (source.path().empty() || source.files().empty()) return false;
   const Stamp stamp = StampOf(source, source.path());
   for (int i = 0; i < source.files_size(); ++i) {
-    if (stamp[i].first != source.files(i).digest().size_bytes()) return false;
+    if (stamp[i][0] != source.files(i).digest().size_bytes()) return false;
+  }
+  for (const v1::SourceFile& file : source.files()) {
+    absl::StatusOr<Digest> digest =
+        DigestOfFile(absl::StrCat(source.path(), "/", file.name()));
+    if (!digest.ok() || digest->sha256 != file.digest().sha256()) return false;
   }
   return true;
+}
+
+absl::Status ModelProvider::CheckUnchanged(const v1::ModelSource& source) {
+  absl::MutexLock lock(&mutex_);
+  if (kept_ != nullptr && stamp_ == StampOf(source, kept_->path)) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("the model in ", source.path(),
+                   " has changed while a task was reading it; put it back, or "
+                   "submit the job again"));
 }
 
 ModelProvider::Stamp ModelProvider::StampOf(const v1::ModelSource& source,
@@ -75,11 +99,11 @@ ModelProvider::Stamp ModelProvider::StampOf(const v1::ModelSource& source,
     struct stat status;
     const std::string path = absl::StrCat(directory, "/", file.name());
     if (stat(path.c_str(), &status) != 0) {
-      stamp.emplace_back(-1, 0);
+      stamp.push_back({-1, 0, 0});
       continue;
     }
-    stamp.emplace_back(status.st_size, status.st_mtim.tv_sec * 1'000'000'000 +
-                                           status.st_mtim.tv_nsec);
+    stamp.push_back({status.st_size, Nanoseconds(status.st_mtim),
+                     Nanoseconds(status.st_ctim)});
   }
   return stamp;
 }

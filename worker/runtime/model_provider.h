@@ -8,6 +8,7 @@
 #ifndef BITWRIGHT_WORKER_RUNTIME_MODEL_PROVIDER_H_
 #define BITWRIGHT_WORKER_RUNTIME_MODEL_PROVIDER_H_
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -36,11 +37,16 @@ class ModelProvider {
   absl::StatusOr<std::shared_ptr<OpenModel>> Get(
       const v1::ModelSource& source, const std::string& model_digest);
 
+  // FAILED_PRECONDITION if a file of the model that Get returned last was
+  // written to since: what was computed from it is not to be trusted.
+  absl::Status CheckUnchanged(const v1::ModelSource& source);
+
  private:
-  // Size and modification time of each file, in the source's order.
-  using Stamp = std::vector<std::pair<int64_t, int64_t>>;
+  // Size, modification and change time of each file, in the source's order.
+  using Stamp = std::vector<std::array<int64_t, 3>>;
   struct Kept;
 
+  // Whether the directory is here and its files have the planned digests.
   static bool IsInPlace(const v1::ModelSource& source);
   static Stamp StampOf(const v1::ModelSource& source,
                        const std::string& directory);

@@ -54,7 +54,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
                "Take columns by descending Hessian diagonal");
   app.add_flag("--f16-ranges", o.f16_ranges,
                "Round ranges to F16 first, as checkpoints store them");
-  app.add_option("--threads", flags.threads, "0: one per core");
+  app.add_option("--threads", flags.threads, "0: one per core")
+      ->check(CLI::Range(0, 4096));
   app.add_flag("--json", flags.json, "Print one JSON object");
 }
 

@@ -6,6 +6,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
 #include "common/base/status_macros.h"
@@ -90,6 +91,9 @@ absl::StatusOr<TokenWindows> ReadWindows(const TaskContext& context,
                       RangeOfShard(info->shape[0], shard, shards));
   BW_ASSIGN_OR_RETURN(std::vector<int64_t> all, file->ReadIntegers("tokens"));
   TokenWindows windows{.count = range.end - range.begin, .seqlen = seqlen};
+  if (auto it = file->metadata().find("tokens"); it != file->metadata().end()) {
+    (void)absl::SimpleAtoi(it->second, &windows.text_tokens);
+  }
   windows.tokens.assign(all.begin() + range.begin * seqlen,
                         all.begin() + range.end * seqlen);
   return windows;

@@ -47,6 +47,7 @@ absl::StatusOr<ShardRange> RangeOfShard(int64_t n, int64_t shard,
 struct TokenWindows {
   int64_t count = 0, seqlen = 0;
   std::vector<int32_t> tokens = {};
+  int64_t text_tokens = 0;  // Of the whole text, as the prepare task says.
 };
 // A shard of the input "windows". INVALID_ARGUMENT for another shape.
 absl::StatusOr<TokenWindows> ReadWindows(const TaskContext& context,

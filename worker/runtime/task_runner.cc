@@ -69,6 +69,7 @@ class LocalTaskRunner : public TaskRunner {
                                      .model = model.get(),
                                      .scratch = scratch.path(),
                                      .control = control}));
+    BW_RETURN_IF_ERROR(models_->CheckUnchanged(task.model()));
     metrics_->Count(result.counters);
     ComputedTask computed{.outputs = {}, .summary = std::move(result.summary)};
     for (TaskOutput& output : result.outputs) {

@@ -1,6 +1,7 @@
 #include "client/cli/spec_options.h"
 
 #include <cmath>
+#include <filesystem>
 
 #include "common/base/file.h"
 #include "gmock/gmock.h"
@@ -117,6 +118,20 @@ TEST_F(SpecOptionsTest, RequestIdIsAFunctionOfTheSpec) {
   EXPECT_NE(id({"m", "--calib", text_}),
             id({"m", "--calib", text_, "--bits", "2"}));
   EXPECT_NE(id({"m", "--calib", text_}), id({"n", "--calib", text_}));
+}
+
+TEST_F(SpecOptionsTest, ChangedModelIsAnotherRequest) {
+  const std::string model = directory_->path() + "/model";
+  std::filesystem::create_directory(model);
+  auto id = [&] {
+    return RequestIdFor(
+        *BuildQuantizeSpec(Parse({model, "--calib", text_}), FakeUpload));
+  };
+  ASSERT_TRUE(WriteFileAtomically(model + "/model.safetensors", "a").ok());
+  const std::string before = id();
+  EXPECT_EQ(before, id());
+  ASSERT_TRUE(WriteFileAtomically(model + "/model.safetensors", "ab").ok());
+  EXPECT_NE(before, id());
 }
 
 }  // namespace

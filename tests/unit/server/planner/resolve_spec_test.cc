@@ -184,11 +184,8 @@ TEST(ResolveSpec, NamesEveryBadField) {
          SetText(s->mutable_evaluation()->mutable_source());
          s->mutable_evaluation()->set_seqlen(5000);
        }},
-      {"evaluation.seqlen",
-       [](auto* s) {
-         SetText(s->mutable_evaluation()->mutable_source());
-         s->mutable_calibration()->set_seqlen(1);
-       }},
+      {"calibration.seqlen",
+       [](auto* s) { s->mutable_calibration()->set_seqlen(1); }},
   };
   ASSERT_TRUE(ResolveSpec(Minimal(), Model()).ok());
   for (size_t i = 0; i < cases.size(); ++i) {
