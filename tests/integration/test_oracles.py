@@ -68,6 +68,17 @@ class OraclesTest(harness.TestCase):
             self.assertLessEqual(ratio, 1)
             self.assertLessEqual(report["bits_per_weight"]["codes"], float(metadata["mean_bits"]))
 
+    def test_output_over_the_input_is_refused(self):
+        path = self.scratch / "layer.safetensors"
+        harness.write_safetensors(path, {"weight": np.ones((4, 4), np.float32),
+                                         "hessian": np.eye(4, dtype=np.float32)})
+        before = path.read_bytes()
+        result = subprocess.run(
+            [str(BIN / "bitwright-worker"), "quantize-layer", str(path), "-o", str(path),
+             "--method", "gptq", "--bits", "2"], capture_output=True, text=True)
+        self.assertEqual(result.returncode, 3, result.stderr)
+        self.assertEqual(path.read_bytes(), before)
+
 
 if __name__ == "__main__":
     harness.main()

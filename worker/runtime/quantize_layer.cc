@@ -3,9 +3,11 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -65,6 +67,11 @@ absl::StatusOr<quant::QuantizedResult> ReadAndQuantize(
   BW_ASSIGN_OR_RETURN(options.method, quant::ParseMethod(flags.method));
   BW_ASSIGN_OR_RETURN(options.variant, quant::ParseBaqVariant(flags.variant));
   BW_ASSIGN_OR_RETURN(options.budget, quant::ParseBudget(flags.budget));
+  std::error_code ignored;
+  if (std::filesystem::equivalent(flags.input, flags.output, ignored)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "-o ", flags.output, " is the input itself; give another file"));
+  }
   BW_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file,
                       SafetensorsFile::Open(flags.input));
   BW_ASSIGN_OR_RETURN(const TensorInfo* info, file->Require("weight"));
