@@ -3,11 +3,14 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
 #include "client/cli/console.h"
+#include "client/cli/equal_loss.h"
 #include "common/base/exit_code.h"
 #include "common/checkpoint/checkpoint_writer.h"
 
@@ -27,21 +30,29 @@ Json LayerJson(const LayerDescription& layer) {
   Json report =
       Json::parse(layer.report_json, nullptr, /*allow_exceptions=*/false);
   if (!report.is_discarded()) json["report"] = std::move(report);
+  if (auto losses = EqualLossOf(layer); losses.has_value()) {
+    json["equal_loss"] = EqualLossJson(*losses);
+  }
   return json;
 }
 
 Json DescriptionJson(const CheckpointDescription& description) {
   Json layers = Json::array();
-  for (const LayerDescription& layer : description.layers)
+  std::vector<LayerEqualLoss> losses;
+  for (const LayerDescription& layer : description.layers) {
     layers.push_back(LayerJson(layer));
-  return {{"format", description.format},
-          {"method", description.method},
-          {"bits_per_weight",
-           {{"codes", description.code_bits_per_weight},
-            {"file", description.file_bits_per_weight}}},
-          {"quantized_weights", description.quantized_weights},
-          {"other_weights", description.other_weights},
-          {"layers", std::move(layers)}};
+    if (auto found = EqualLossOf(layer)) losses.push_back(*std::move(found));
+  }
+  Json json = {{"format", description.format},
+               {"method", description.method},
+               {"bits_per_weight",
+                {{"codes", description.code_bits_per_weight},
+                 {"file", description.file_bits_per_weight}}},
+               {"quantized_weights", description.quantized_weights},
+               {"other_weights", description.other_weights},
+               {"layers", std::move(layers)}};
+  if (!losses.empty()) json["equal_loss"] = EqualLossJson(Together(losses));
+  return json;
 }
 
 std::string DescriptionText(const CheckpointDescription& description) {
@@ -63,13 +74,22 @@ std::string DescriptionText(const CheckpointDescription& description) {
                       description.quantized_weights, description.other_weights),
       table.Render(),
       "\nuniform loss: every column at 2^bits levels, side information not "
-      "counted\n");
+      "counted\n\n",
+      EqualLossText(description));
 }
 
-int Inspect(const std::string& checkpoint, const Globals& globals) {
+int Inspect(const std::string& checkpoint, const std::string& linear,
+            const Globals& globals) {
   absl::StatusOr<CheckpointDescription> description =
       DescribeCheckpoint(checkpoint);
   if (!description.ok()) return ReportError(description.status());
+  if (!linear.empty()) {
+    absl::StatusOr<LayerDescription> layer = FindLinear(*description, linear);
+    if (!layer.ok()) return ReportError(layer.status());
+    std::cout << (globals.json ? LayerJson(*layer).dump(2) + "\n"
+                               : LinearText(*layer));
+    return kExitDone;
+  }
   std::cout << (globals.json ? DescriptionJson(*description).dump(2) + "\n"
                              : DescriptionText(*description));
   return kExitDone;
@@ -120,9 +140,12 @@ void AddCheckpointCommands(CLI::App* app, Globals* globals) {
   CLI::App* inspect =
       app->add_subcommand("inspect", "What a checkpoint holds, layer by layer");
   inspect->add_option("CKPT", *checkpoint, "Checkpoint directory")->required();
+  auto linear = std::make_shared<std::string>();
+  inspect->add_option("--linear", *linear,
+                      "One linear in detail: its name, or how it ends");
   AddOutputOptions(inspect, globals);
   inspect->callback(
-      [=] { globals->exit_code = Inspect(*checkpoint, *globals); });
+      [=] { globals->exit_code = Inspect(*checkpoint, *linear, *globals); });
 
   CLI::App* verify = app->add_subcommand(
       "verify", "Whether a checkpoint is whole and consistent");

@@ -21,7 +21,15 @@
 namespace bitwright {
 namespace {
 
+// CLI11 reads the config file before the environment, so that it would come
+// too late to name it.
+const char* ConfigFromEnvironment() {
+  const char* path = std::getenv("BITWRIGHT_CONFIG");
+  return path != nullptr && *path != '\0' ? path : nullptr;
+}
+
 std::string DefaultConfigPath() {
+  if (ConfigFromEnvironment() != nullptr) return ConfigFromEnvironment();
   const char* config_home = std::getenv("XDG_CONFIG_HOME");
   const char* home = std::getenv("HOME");
   const std::string base = config_home != nullptr && *config_home != '\0'
@@ -121,10 +129,13 @@ int RunCli(int argc, char** argv) {
       "bitwright");
   Globals globals;
   app.set_version_flag("--version", absl::StrCat("bitwright ", kVersion));
-  app.set_config("--config", DefaultConfigPath(), "Config file (TOML)")
+  // One that was asked for must be there.
+  app.set_config("--config", DefaultConfigPath(), "Config file (TOML)",
+                 /*config_required=*/ConfigFromEnvironment() != nullptr)
       ->envname("BITWRIGHT_CONFIG");
   app.require_subcommand(1);
   AddQuantizeCommand(&app, &globals);
+  AddPlanCommand(&app, &globals);
   AddJobCommands(&app, &globals);
   AddCheckpointCommands(&app, &globals);
   app.config_formatter(std::make_shared<ConfigBelowEnvironment>());

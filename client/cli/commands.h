@@ -23,7 +23,8 @@ struct Globals {
 void AddOutputOptions(CLI::App* command, Globals* globals);
 
 void AddQuantizeCommand(CLI::App* app, Globals* globals);  // quantize, eval
-void AddJobCommands(CLI::App* app, Globals* globals);      // submit ... workers
+void AddPlanCommand(CLI::App* app, Globals* globals);
+void AddJobCommands(CLI::App* app, Globals* globals);  // submit ... workers
 void AddCheckpointCommands(CLI::App* app,
                            Globals* globals);  // inspect, verify, export
 

@@ -16,6 +16,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/console.h"
 #include "client/cli/interrupt.h"
+#include "client/cli/prediction.h"
 #include "client/cli/progress.h"
 #include "client/cli/spec_options.h"
 #include "client/cli/watch.h"
@@ -86,6 +87,13 @@ std::string JobText(const v1::Job& job) {
                   absl::StrFormat("%.4f codes, %.4f file",
                                   job.result().code_bits_per_weight(),
                                   job.result().file_bits_per_weight())});
+  }
+  if (job.spec().method().scope() == v1::SCOPE_MODEL) {
+    table.AddRow({"scope", "model"});
+  }
+  for (const v1::Prediction& prediction : job.result().predictions()) {
+    table.AddRow({absl::StrFormat("predicted at %g bits", prediction.bits()),
+                  PredictionText(prediction)});
   }
   if (job.result().has_perplexity_before()) {
     table.AddRow(

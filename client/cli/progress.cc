@@ -29,6 +29,8 @@ double Weight(v1::TaskKind kind, int blocks) {
   switch (kind) {
     case v1::TASK_KIND_FORWARD:
       return 3;
+    case v1::TASK_KIND_GRADIENT:
+      return 4;
     case v1::TASK_KIND_EVALUATE:
       return std::max(1, blocks);
     default:
@@ -50,11 +52,14 @@ std::string TaskKindName(v1::TaskKind kind) {
 
 JobProgress MeasureProgress(const v1::Job& job) {
   JobProgress progress;
-  int blocks = 1;
+  // Over a model's budget forwards may come twice for a block.
+  int forwards = 0, gradients = 0;
   const int shards = std::max(1, job.spec().calibration().shards());
   for (const v1::PhaseProgress& phase : job.phases()) {
-    if (phase.kind() == v1::TASK_KIND_FORWARD) blocks = phase.total() / shards;
+    if (phase.kind() == v1::TASK_KIND_FORWARD) forwards = phase.total();
+    if (phase.kind() == v1::TASK_KIND_GRADIENT) gradients = phase.total();
   }
+  const int blocks = (gradients > 0 ? gradients : forwards) / shards;
   double done = 0, total = 0;
   std::vector<std::string> running;
   for (const v1::PhaseProgress& phase : job.phases()) {

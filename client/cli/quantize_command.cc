@@ -15,7 +15,8 @@
 #include "client/cli/commands.h"
 #include "client/cli/console.h"
 #include "client/cli/interrupt.h"
-#include "client/cli/local_service.h"
+#include "client/cli/job_run.h"
+#include "client/cli/prediction.h"
 #include "client/cli/progress.h"
 #include "client/cli/spec_options.h"
 #include "client/cli/watch.h"
@@ -31,55 +32,9 @@ using Json = nlohmann::ordered_json;
 
 struct RunOptions {
   SpecOptions spec;
-  LocalServiceOptions local;
-  std::string server;
+  ServiceOptions service;
   std::string output;
 };
-
-void AddServiceOptions(CLI::App* command, RunOptions* options) {
-  CLI::Option_group* service = command->add_option_group("Service");
-  service->add_option("--server", options->server,
-                      "Server to use (host:port or unix:/path); without it a "
-                      "private one is started");
-  service->add_option("--state-dir", options->local.state_dir,
-                      "State of the private server [~/.local/state/bitwright]");
-  service->add_option("--workers", options->local.workers, "Private workers")
-      ->check(CLI::Range(1, 256))
-      ->capture_default_str();
-  service
-      ->add_option("--threads", options->local.threads,
-                   "Threads of each private worker [the cores, shared out]")
-      ->check(CLI::Range(1, 4096));
-  service->add_option("--device", options->local.device, "auto, cpu or cuda")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
-      ->capture_default_str();
-}
-
-// A server to talk to, and the private service behind it if there is one.
-struct Connection {
-  std::unique_ptr<LocalService> service;
-  std::shared_ptr<Client> client;
-  std::string address;
-
-  absl::Status health() const {
-    return service ? service->health() : absl::OkStatus();
-  }
-};
-
-absl::StatusOr<Connection> Open(const RunOptions& options) {
-  Connection connection;
-  ClientOptions client_options;
-  client_options.address = options.server;
-  if (options.server.empty()) {
-    LocalServiceOptions local = options.local;
-    if (local.state_dir.empty()) local.state_dir = DefaultStateDir();
-    BW_ASSIGN_OR_RETURN(connection.service, LocalService::Start(local));
-    client_options.address = connection.service->address();
-  }
-  connection.address = client_options.address;
-  BW_ASSIGN_OR_RETURN(connection.client, Client::Connect(client_options));
-  return connection;
-}
 
 absl::StatusOr<std::optional<v1::Job>> FindJob(Client* client,
                                                const std::string& request_id) {
@@ -93,20 +48,6 @@ absl::StatusOr<std::optional<v1::Job>> FindJob(Client* client,
     if (page.next_page_token().empty()) return std::nullopt;
     request.set_page_token(page.next_page_token());
   }
-}
-
-// On a private server nobody else waits for the jobs of commands that were
-// abandoned; they continue, from what they have, when their command is run
-// again.
-absl::Status CancelOthers(Client* client, const std::string& request_id) {
-  v1::ListJobsRequest request;
-  request.set_page_size(1000);
-  BW_ASSIGN_OR_RETURN(v1::ListJobsResponse jobs, client->ListJobs(request));
-  for (const v1::Job& job : jobs.jobs()) {
-    if (job.request_id() == request_id || IsTerminal(job.state())) continue;
-    BW_RETURN_IF_ERROR(client->CancelJob(job.name()).status());
-  }
-  return absl::OkStatus();
 }
 
 bool IsNonEmptyDirectory(const std::string& path) {
@@ -210,6 +151,10 @@ Json QuantizeJson(const v1::Job& job, const std::string& output,
     json["perplexity"]["seqlen"] = result.perplexity_after().seqlen();
     json["perplexity"]["windows"] = result.perplexity_after().windows();
   }
+  if (job.spec().method().scope() == v1::SCOPE_MODEL &&
+      result.predictions_size() == 1) {
+    json["predicted"] = PredictionJson(result.predictions(0));
+  }
   json["seconds"] = seconds;
   const JobProgress progress = MeasureProgress(job);
   json["tasks"] = {{"total", progress.total}, {"cached", progress.cached}};
@@ -235,6 +180,10 @@ std::string QuantizeText(const v1::Job& job, const std::string& output,
                       result.perplexity_after().windows(),
                       result.perplexity_after().seqlen())});
   }
+  if (job.spec().method().scope() == v1::SCOPE_MODEL &&
+      result.predictions_size() == 1) {
+    table.AddRow({"predicted", PredictionText(result.predictions(0))});
+  }
   table.AddRow({"tasks", absl::StrCat(progress.total, ", ", progress.cached,
                                       " of them reused from earlier work")});
   table.AddRow({"job", job.name()});
@@ -242,38 +191,12 @@ std::string QuantizeText(const v1::Job& job, const std::string& output,
   return table.Render();
 }
 
-// Runs the job to its end. On Ctrl-C says how to go on.
-absl::StatusOr<v1::Job> RunJob(const Connection& connection,
-                               const v1::JobSpec& spec, bool quiet) {
-  Client* client = connection.client.get();
-  if (connection.service) {
-    BW_RETURN_IF_ERROR(CancelOthers(client, RequestIdFor(spec)));
-  }
-  v1::CreateJobRequest request;
-  *request.mutable_spec() = spec;
-  request.set_request_id(RequestIdFor(spec));
-  BW_ASSIGN_OR_RETURN(v1::Job job, CreateOrContinue(client, request));
-  WatchOptions watch;
-  watch.quiet = quiet;
-  watch.check = [&] { return connection.health(); };
-  absl::StatusOr<v1::Job> ended =
-      WatchToEnd(connection.client, job.name(), watch);
-  if (Interrupted() != 0) {
-    std::cerr << (connection.service
-                      ? "stopped; run the same command again to continue\n"
-                      : absl::StrCat("detached; ", job.name(),
-                                     " goes on: bitwright watch ", job.name(),
-                                     " --server ", connection.address, "\n"));
-  }
-  return ended;
-}
-
 int Quantize(const RunOptions& options, const Globals& globals) {
   const absl::Time start = absl::Now();
   auto run = [&]() -> absl::StatusOr<v1::Job> {
     BW_RETURN_IF_ERROR(CheckOptions(options.spec, /*evaluate_only=*/false));
     BW_RETURN_IF_ERROR(CheckOutput(options));
-    BW_ASSIGN_OR_RETURN(Connection connection, Open(options));
+    BW_ASSIGN_OR_RETURN(Connection connection, OpenConnection(options.service));
     Client* client = connection.client.get();
     BW_ASSIGN_OR_RETURN(
         v1::JobSpec spec,
@@ -307,7 +230,7 @@ int Quantize(const RunOptions& options, const Globals& globals) {
 int Evaluate(const RunOptions& options, const Globals& globals) {
   auto run = [&]() -> absl::StatusOr<v1::Job> {
     BW_RETURN_IF_ERROR(CheckOptions(options.spec, /*evaluate_only=*/true));
-    BW_ASSIGN_OR_RETURN(Connection connection, Open(options));
+    BW_ASSIGN_OR_RETURN(Connection connection, OpenConnection(options.service));
     Client* client = connection.client.get();
     BW_ASSIGN_OR_RETURN(
         v1::JobSpec spec,
@@ -350,7 +273,7 @@ void AddEvalCommand(CLI::App* app, Globals* globals) {
   command->add_option(
       "--seqlen", options->spec.evaluation_seqlen,
       "Tokens a window [2048, or the model's context if shorter]");
-  AddServiceOptions(command, options.get());
+  AddServiceOptions(command, &options->service);
   AddOutputOptions(command, globals);
   command->callback([options, globals] {
     if (options->spec.evaluation.empty() &&
@@ -376,7 +299,7 @@ void AddQuantizeCommand(CLI::App* app, Globals* globals) {
       ->required();
   AddQuantizationOptions(command, &options->spec);
   AddEvaluationOptions(command, &options->spec);
-  AddServiceOptions(command, options.get());
+  AddServiceOptions(command, &options->service);
   AddOutputOptions(command, globals);
   command->callback([options, globals] {
     globals->exit_code = Quantize(*options, *globals);

@@ -11,6 +11,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,11 +28,15 @@ struct SpecOptions {
   std::string calibration_tokens;        // Safetensors.
   std::string method = "baq", variant = "exact", budget = "file";
   std::string pipeline = "sequential", format = "native";
+  std::string scope = "layer";
+  std::string granularity;  // Empty: the method's own.
   double bits = 3;
+  std::vector<double> plan_bits;  // Of a plan, instead of `bits`.
   int group_size = 0, nsamples = 0, seqlen = 0, shards = 0;
   uint64_t seed = 0;
   bool symmetric = false, mse_clip = false, act_order = false;
   double damping = 0;
+  std::optional<int> refine;
   std::vector<std::string> evaluation;  // Text files.
   std::string evaluation_tokens;
   int evaluation_seqlen = 0;
@@ -40,6 +45,13 @@ struct SpecOptions {
 void AddModelArgument(CLI::App* command, SpecOptions* options);
 void AddQuantizationOptions(CLI::App* command, SpecOptions* options);
 void AddEvaluationOptions(CLI::App* command, SpecOptions* options);
+// Those of quantization that matter to a plan; its bits are the caller's.
+void AddPlanOptions(CLI::App* command, SpecOptions* options);
+
+// "2..4" with a step, "2,2.5,3" or "3": the bits of a plan, ascending.
+// INVALID_ARGUMENT says what is wrong.
+absl::StatusOr<std::vector<double>> ParsePlanBits(const std::string& text,
+                                                  double step);
 
 // What can be refused before anything is started: INVALID_ARGUMENT or
 // NOT_FOUND, naming flag and file.
@@ -52,6 +64,8 @@ using Uploader = std::function<absl::StatusOr<Digest>(const std::string& path)>;
 // it exists here, and is left to the server otherwise.
 absl::StatusOr<v1::JobSpec> BuildQuantizeSpec(const SpecOptions& options,
                                               const Uploader& upload);
+absl::StatusOr<v1::JobSpec> BuildPlanSpec(const SpecOptions& options,
+                                          const Uploader& upload);
 absl::StatusOr<v1::JobSpec> BuildEvaluateSpec(const SpecOptions& options,
                                               const Uploader& upload);
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,23 +18,34 @@ namespace {
 // Part of every action digest. Raise a kind's version when its tasks begin to
 // give other bytes for the same inputs: results on record then no longer count.
 constexpr int kPrepareVersion = 1;
-constexpr int kForwardVersion = 1;
-constexpr int kQuantizeVersion = 1;
-constexpr int kEvaluateVersion = 1;
+constexpr int kForwardVersion = 2;
+constexpr int kQuantizeVersion = 3;
+constexpr int kEvaluateVersion = 2;
 constexpr int kFinalizeVersion = 1;
+constexpr int kMeasureVersion = 1;
+constexpr int kGradientVersion = 1;
+constexpr int kAllocateVersion = 1;
 
 // Windows of the evaluation text are cut into this many shards, always.
 constexpr int kEvaluationShards = 4;
 
 constexpr char kPrepare[] = "prepare";
 constexpr char kPrepareEvaluation[] = "prepare-evaluation";
+constexpr char kAllocate[] = "allocate";
 
-std::string ForwardKey(int64_t block, int shard) {
-  return absl::StrCat("forward-", block, "-", shard);
-}
+// Which weights the blocks before have.
+enum class Pass { kFull, kQuantized };
 
 std::string QuantizeKey(const std::string& linear) {
   return absl::StrCat("quantize-", linear);
+}
+
+std::string MeasureKey(const std::string& linear) {
+  return absl::StrCat("measure-", linear);
+}
+
+std::string GradientKey(int64_t block, int shard) {
+  return absl::StrCat("gradient-", block, "-", shard);
 }
 
 PlannedInput FromTask(std::string name, std::string task, std::string output) {
@@ -45,15 +57,42 @@ PlannedInput FromTask(std::string name, std::string task, std::string output) {
 }
 
 // What the method does not look at does not belong to its action: tasks that
-// differ in nothing else share their results.
-v1::MethodSpec CanonicalMethod(v1::MethodSpec method) {
+// differ in nothing else share their results. Bits that come with an allocation
+// are not a parameter.
+v1::MethodSpec QuantizeMethod(v1::MethodSpec method) {
+  if (method.scope() == v1::SCOPE_MODEL) method.clear_bits();
+  method.clear_scope();
+  method.clear_granularity();
+  const bool exact = method.method() == v1::METHOD_BAQ &&
+                     method.variant() == v1::VARIANT_EXACT;
+  if (!exact) method.set_budget(v1::BUDGET_FILE);
   if (method.method() == v1::METHOD_BAQ) return method;
   method.set_variant(v1::VARIANT_EXACT);
-  method.set_budget(v1::BUDGET_FILE);
   if (method.method() == v1::METHOD_GPTQ) return method;
   method.set_act_order(false);
   method.set_damping(0.01);
   return method;
+}
+
+v1::MethodSpec MeasureMethod(v1::MethodSpec method) {
+  method.clear_method();
+  method.clear_variant();
+  method.clear_bits();
+  method.clear_budget();
+  method.clear_scope();
+  method.clear_granularity();
+  method.clear_refine_sweeps();
+  return method;
+}
+
+v1::MethodSpec AllocateMethod(const v1::MethodSpec& method, double bits) {
+  v1::MethodSpec kept;
+  kept.set_method(method.method());
+  kept.set_bits(bits);
+  kept.set_budget(method.budget());
+  kept.set_scope(method.scope());
+  kept.set_granularity(method.granularity());
+  return kept;
 }
 
 class Planner {
@@ -62,23 +101,30 @@ class Planner {
       : spec_(spec),
         config_(config),
         model_digest_(ModelDigest(spec.model())),
-        calibrated_(spec.method().method() != v1::METHOD_RTN) {}
+        calibrated_(spec.method().method() != v1::METHOD_RTN),
+        sequential_(!spec.has_plan() &&
+                    spec.pipeline() == v1::PIPELINE_SEQUENTIAL),
+        allocated_(spec.has_plan() ||
+                   spec.method().scope() == v1::SCOPE_MODEL) {}
 
   Plan Run() {
     const bool evaluate = spec_.has_evaluation();
+    const bool quantize = !spec_.evaluate_only() && !spec_.has_plan();
     if (!spec_.evaluate_only() && calibrated_) AddPrepareCalibration();
     if (evaluate) AddPrepareEvaluation();
-    if (!spec_.evaluate_only()) {
+    if (!spec_.evaluate_only() && allocated_) AddAllocation();
+    if (quantize) {
       for (int64_t block = 0; block < config_.num_layers; ++block) {
-        if (calibrated_) AddForward(block);
+        if (calibrated_) {
+          AddForward(block, sequential_ ? Pass::kQuantized : Pass::kFull);
+        }
         AddQuantize(block);
       }
       AddFinalize();
     }
     if (evaluate) {
       AddEvaluate("evaluate-before-", /*quantized=*/false);
-      if (!spec_.evaluate_only())
-        AddEvaluate("evaluate-after-", /*quantized=*/true);
+      if (quantize) AddEvaluate("evaluate-after-", /*quantized=*/true);
     }
     return std::move(plan_);
   }
@@ -131,40 +177,131 @@ class Planner {
     }
   }
 
-  void AddForward(int64_t block) {
+  // Both passes begin alike, and share the tasks of block 0. Where there is
+  // only one, it goes without a name.
+  std::string ForwardKey(Pass pass, int64_t block, int shard) const {
+    const bool apart = sequential_ && pass == Pass::kFull && block > 0;
+    return absl::StrCat(apart ? "forward-full-" : "forward-", block, "-",
+                        shard);
+  }
+
+  void AddForward(int64_t block, Pass pass) {
+    if (!forwards_.insert(ForwardKey(pass, block, 0)).second) return;
+    const bool quantized = pass == Pass::kQuantized && block > 0;
     const int shards = spec_.calibration().shards();
     for (int shard = 0; shard < shards; ++shard) {
-      PlannedTask* task =
-          Add(ForwardKey(block, shard), v1::TASK_KIND_FORWARD, kForwardVersion);
+      PlannedTask* task = Add(ForwardKey(pass, block, shard),
+                              v1::TASK_KIND_FORWARD, kForwardVersion);
       task->affinity = absl::StrCat("shard-", shard);
       v1::ForwardParameters* forward = task->action.mutable_forward();
       forward->set_block(static_cast<int32_t>(block));
       forward->set_shard(shard);
       forward->set_shards(shards);
-      forward->set_last(block == config_.num_layers - 1);
+      // What entered a block at full precision is what its gradient needs,
+      // whether this job or a later one takes it.
+      forward->set_last(quantized && block == config_.num_layers - 1);
       if (block == 0) {
         task->inputs.push_back(FromTask("windows", kPrepare, "windows"));
         continue;
       }
       task->inputs.push_back(
-          FromTask("hidden", ForwardKey(block - 1, shard), "hidden"));
-      if (spec_.pipeline() == v1::PIPELINE_SEQUENTIAL)
-        AddLinears(block - 1, task);
+          FromTask("hidden", ForwardKey(pass, block - 1, shard), "hidden"));
+      if (quantized) AddLinears(block - 1, task);
+    }
+  }
+
+  // One "hessian.<shard>" for each shard.
+  void AddHessians(Pass pass, int64_t block, PlannedTask* task) const {
+    for (int shard = 0; shard < spec_.calibration().shards(); ++shard) {
+      task->inputs.push_back(FromTask(absl::StrFormat("hessian.%04d", shard),
+                                      ForwardKey(pass, block, shard),
+                                      "hessian"));
+    }
+  }
+
+  // The full-precision passes forwards and backwards, and an allocation for
+  // each budget. Nothing before the allocation depends on the budget.
+  void AddAllocation() {
+    for (int64_t block = 0; block < config_.num_layers; ++block) {
+      AddForward(block, Pass::kFull);
+      AddMeasure(block);
+    }
+    for (int64_t block = config_.num_layers - 1; block >= 0; --block) {
+      AddGradient(block);
+    }
+    if (!spec_.has_plan()) {
+      AddAllocate(kAllocate, spec_.method().bits());
+      return;
+    }
+    for (int i = 0; i < spec_.plan().bits_size(); ++i) {
+      AddAllocate(absl::StrFormat("%s-%04d", kAllocate, i),
+                  spec_.plan().bits(i));
+    }
+  }
+
+  void AddMeasure(int64_t block) {
+    for (const LinearSpec& linear : BlockLinears(config_, block)) {
+      PlannedTask* task =
+          Add(MeasureKey(linear.name), v1::TASK_KIND_MEASURE, kMeasureVersion);
+      v1::MeasureParameters* measure = task->action.mutable_measure();
+      measure->set_block(static_cast<int32_t>(block));
+      measure->set_linear(linear.name);
+      *measure->mutable_method() = MeasureMethod(spec_.method());
+      AddHessians(Pass::kFull, block, task);
+    }
+  }
+
+  void AddGradient(int64_t block) {
+    const int shards = spec_.calibration().shards();
+    for (int shard = 0; shard < shards; ++shard) {
+      PlannedTask* task = Add(GradientKey(block, shard), v1::TASK_KIND_GRADIENT,
+                              kGradientVersion);
+      task->affinity = absl::StrCat("shard-", shard);
+      v1::GradientParameters* gradient = task->action.mutable_gradient();
+      gradient->set_block(static_cast<int32_t>(block));
+      gradient->set_shard(shard);
+      gradient->set_shards(shards);
+      task->inputs.push_back(
+          FromTask("hidden", ForwardKey(Pass::kFull, block, shard), "hidden"));
+      if (block == config_.num_layers - 1) {
+        task->inputs.push_back(FromTask("windows", kPrepare, "windows"));
+      } else {
+        task->inputs.push_back(
+            FromTask("gradient", GradientKey(block + 1, shard), "gradient"));
+      }
+    }
+  }
+
+  void AddAllocate(std::string key, double bits) {
+    PlannedTask* task =
+        Add(std::move(key), v1::TASK_KIND_ALLOCATE, kAllocateVersion);
+    *task->action.mutable_allocate()->mutable_method() =
+        AllocateMethod(spec_.method(), bits);
+    for (int64_t block = 0; block < config_.num_layers; ++block) {
+      for (const LinearSpec& linear : BlockLinears(config_, block)) {
+        task->inputs.push_back(FromTask(absl::StrCat("curves.", linear.name),
+                                        MeasureKey(linear.name), "curves"));
+      }
+      for (int shard = 0; shard < spec_.calibration().shards(); ++shard) {
+        task->inputs.push_back(
+            FromTask(absl::StrFormat("sensitivity.%04d.%04d", block, shard),
+                     GradientKey(block, shard), "sensitivity"));
+      }
     }
   }
 
   void AddQuantize(int64_t block) {
+    const Pass pass = sequential_ ? Pass::kQuantized : Pass::kFull;
     for (const LinearSpec& linear : BlockLinears(config_, block)) {
       PlannedTask* task = Add(QuantizeKey(linear.name), v1::TASK_KIND_QUANTIZE,
                               kQuantizeVersion);
       v1::QuantizeParameters* quantize = task->action.mutable_quantize();
       quantize->set_block(static_cast<int32_t>(block));
       quantize->set_linear(linear.name);
-      *quantize->mutable_method() = CanonicalMethod(spec_.method());
-      if (!calibrated_) continue;
-      for (int shard = 0; shard < spec_.calibration().shards(); ++shard) {
-        task->inputs.push_back(FromTask(absl::StrFormat("hessian.%04d", shard),
-                                        ForwardKey(block, shard), "hessian"));
+      *quantize->mutable_method() = QuantizeMethod(spec_.method());
+      if (calibrated_) AddHessians(pass, block, task);
+      if (allocated_) {
+        task->inputs.push_back(FromTask("allocation", kAllocate, "allocation"));
       }
     }
   }
@@ -201,6 +338,9 @@ class Planner {
   const ModelConfig& config_;
   const std::string model_digest_;
   const bool calibrated_;
+  const bool sequential_;           // Hessians behind the quantized prefix.
+  const bool allocated_;            // Over the whole model.
+  std::set<std::string> forwards_;  // Added already, by their first key.
   Plan plan_;
 };
 

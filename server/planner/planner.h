@@ -18,6 +18,8 @@ namespace bitwright {
 
 // Texts of one calibration or evaluation set, at most.
 inline constexpr int kMaxTexts = 1000;
+// Budgets of one plan, at most.
+inline constexpr int kMaxPlannedBudgets = 1000;
 
 // Where an input comes from: a blob that exists, or another task's output.
 struct PlannedInput {
@@ -28,8 +30,12 @@ struct PlannedInput {
 };
 
 struct PlannedTask {
-  std::string key;    // "prepare", "forward-3-0", "quantize-<linear>",
-                      // "evaluate-before-0", "evaluate-after-0", "finalize".
+  // "prepare", "forward-3-0", "quantize-<linear>", "evaluate-before-0",
+  // "evaluate-after-0", "finalize". With a budget over the model also
+  // "measure-<linear>", "gradient-3-0" and "allocate"; in the sequential
+  // pipeline its full-precision pass is "forward-full-3-0" from block 1 on.
+  // When only planning, "allocate-0000"... one for each budget.
+  std::string key;
   v1::Action action;  // All but `inputs`.
   std::vector<PlannedInput> inputs;
   std::string affinity;  // Tasks with one affinity like to run on one worker.
@@ -55,7 +61,8 @@ std::string ModelDigest(const v1::ModelSource& model);
 std::string ActionDigest(const v1::Action& action);
 
 // The job's result from its tasks' summaries, e.g. perplexities from the sums
-// of the evaluate tasks in shard order.
+// of the evaluate tasks in shard order, predictions in the order of the
+// budgets.
 struct FinishedTask {
   std::string key;
   v1::TaskSummary summary;

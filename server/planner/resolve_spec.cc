@@ -16,6 +16,7 @@ constexpr int64_t kDefaultSeqlen = 2048;
 constexpr int kDefaultShards = 4;
 constexpr int kMaxShards = 1024;
 constexpr double kDefaultDamping = 0.01;
+constexpr int kMaxRefineSweeps = 100;
 
 template <typename Value>
 absl::Status BadField(absl::string_view field, const Value& value,
@@ -82,6 +83,69 @@ absl::StatusOr<Enum> ResolveEnum(absl::string_view field, Enum value,
   return value;
 }
 
+absl::Status CheckModelScope(const v1::MethodSpec& method) {
+  if (method.method() == v1::METHOD_RTN) {
+    return BadField("method.scope", v1::Scope_Name(method.scope()),
+                    "SCOPE_LAYER for RTN: without a calibration set nothing "
+                    "says which layers matter");
+  }
+  if (method.method() == v1::METHOD_BAQ &&
+      method.variant() != v1::VARIANT_EXACT) {
+    return BadField("method.scope", v1::Scope_Name(method.scope()),
+                    "SCOPE_LAYER for the REFERENCE variant, which knows no "
+                    "budget across layers; use EXACT");
+  }
+  if (method.method() == v1::METHOD_GPTQ &&
+      method.granularity() == v1::GRANULARITY_COLUMN) {
+    return BadField("method.granularity",
+                    v1::Granularity_Name(method.granularity()),
+                    "GRANULARITY_MODULE for GPTQ, which gives all columns of a "
+                    "linear the same bits; only BAQ takes COLUMN");
+  }
+  return absl::OkStatus();
+}
+
+// `method` and `variant` are resolved.
+absl::Status ResolveScope(v1::MethodSpec* method) {
+  BW_ASSIGN_OR_RETURN(
+      v1::Scope scope,
+      ResolveEnum("method.scope", method->scope(), v1::SCOPE_LAYER,
+                  v1::SCOPE_MODEL, "LAYER or MODEL"));
+  method->set_scope(scope);
+  if (scope == v1::SCOPE_LAYER) {
+    if (method->granularity() == v1::GRANULARITY_UNSPECIFIED) {
+      return absl::OkStatus();
+    }
+    return BadField("method.granularity",
+                    static_cast<int>(method->granularity()),
+                    "unspecified for SCOPE_LAYER; only SCOPE_MODEL spreads its "
+                    "bits over columns or modules");
+  }
+  BW_ASSIGN_OR_RETURN(
+      v1::Granularity granularity,
+      ResolveEnum("method.granularity", method->granularity(),
+                  method->method() == v1::METHOD_GPTQ ? v1::GRANULARITY_MODULE
+                                                      : v1::GRANULARITY_COLUMN,
+                  v1::GRANULARITY_MODULE, "COLUMN or MODULE"));
+  method->set_granularity(granularity);
+  return CheckModelScope(*method);
+}
+
+absl::Status CheckBits(absl::string_view field, double bits,
+                       const v1::MethodSpec& method) {
+  // The negated comparison refuses NaN as well.
+  if (!(bits >= 1 && bits <= 8)) {
+    return BadField(field, bits, "between 1 and 8");
+  }
+  if (method.method() != v1::METHOD_BAQ && method.scope() == v1::SCOPE_LAYER &&
+      bits != std::floor(bits)) {
+    return BadField(field, bits,
+                    "a whole number for RTN and GPTQ; only BAQ, or GPTQ with "
+                    "SCOPE_MODEL, takes fractions");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ResolveMethod(v1::MethodSpec* method) {
   BW_ASSIGN_OR_RETURN(
       v1::Method which,
@@ -98,15 +162,7 @@ absl::Status ResolveMethod(v1::MethodSpec* method) {
       ResolveEnum("method.budget", method->budget(), v1::BUDGET_FILE,
                   v1::BUDGET_CODES, "FILE or CODES"));
   method->set_budget(budget);
-  // The negated comparison refuses NaN as well.
-  if (!(method->bits() >= 1 && method->bits() <= 8)) {
-    return BadField("method.bits", method->bits(), "between 1 and 8");
-  }
-  if (which != v1::METHOD_BAQ && method->bits() != std::floor(method->bits())) {
-    return BadField(
-        "method.bits", method->bits(),
-        "a whole number for RTN and GPTQ; only BAQ takes fractions");
-  }
+  BW_RETURN_IF_ERROR(ResolveScope(method));
   if (method->group_size() < 0) {
     return BadField("method.group_size", method->group_size(),
                     "0 (one grid a row) or a positive number of columns");
@@ -114,6 +170,16 @@ absl::Status ResolveMethod(v1::MethodSpec* method) {
   if (method->damping() == 0) method->set_damping(kDefaultDamping);
   if (!(method->damping() > 0 && std::isfinite(method->damping()))) {
     return BadField("method.damping", method->damping(), "positive and finite");
+  }
+  if (!method->has_refine_sweeps()) {
+    const bool exact = method->method() == v1::METHOD_BAQ &&
+                       method->variant() == v1::VARIANT_EXACT;
+    method->set_refine_sweeps(exact ? 1 : 0);
+  }
+  const int most = method->method() == v1::METHOD_RTN ? 0 : kMaxRefineSweeps;
+  if (method->refine_sweeps() < 0 || method->refine_sweeps() > most) {
+    return BadField("method.refine_sweeps", method->refine_sweeps(),
+                    "from 0 to 100, and 0 for rtn");
   }
   return absl::OkStatus();
 }
@@ -141,6 +207,39 @@ absl::Status ResolveCalibration(v1::CalibrationSpec* calibration,
   return absl::OkStatus();
 }
 
+// A plan is one for any pipeline and format, and makes nothing to evaluate.
+absl::Status ResolvePlan(v1::JobSpec* spec) {
+  const v1::MethodSpec& method = spec->method();
+  if (method.method() == v1::METHOD_RTN) {
+    return BadField("method.method", v1::Method_Name(method.method()),
+                    "GPTQ or BAQ for a plan: RTN has no calibration to "
+                    "predict from");
+  }
+  if (method.method() == v1::METHOD_BAQ &&
+      method.variant() != v1::VARIANT_EXACT) {
+    return BadField("method.variant", v1::Variant_Name(method.variant()),
+                    "EXACT for a plan: the REFERENCE variant does not meet a "
+                    "budget that could be predicted for");
+  }
+  const auto& bits = spec->plan().bits();
+  if (bits.empty() || bits.size() > kMaxPlannedBudgets) {
+    return BadField("plan.bits", absl::StrCat("a list of ", bits.size()),
+                    absl::StrCat("1 to ", kMaxPlannedBudgets, " budgets"));
+  }
+  for (int i = 0; i < bits.size(); ++i) {
+    const std::string field = absl::StrCat("plan.bits[", i, "]");
+    BW_RETURN_IF_ERROR(CheckBits(field, bits[i], method));
+    if (i > 0 && bits[i] <= bits[i - 1]) {
+      return BadField(field, bits[i], "above the one before it");
+    }
+  }
+  spec->mutable_method()->clear_bits();
+  spec->clear_pipeline();
+  spec->clear_format();
+  spec->clear_evaluation();
+  return absl::OkStatus();
+}
+
 absl::Status ResolveQuantization(v1::JobSpec* spec, int64_t default_seqlen,
                                  const ModelConfig& config) {
   BW_RETURN_IF_ERROR(ResolveMethod(spec->mutable_method()));
@@ -153,6 +252,12 @@ absl::Status ResolveQuantization(v1::JobSpec* spec, int64_t default_seqlen,
                       ResolveEnum("format", spec->format(), v1::FORMAT_NATIVE,
                                   v1::FORMAT_DENSE, "NATIVE or DENSE"));
   spec->set_format(format);
+  if (spec->has_plan()) {
+    BW_RETURN_IF_ERROR(ResolvePlan(spec));
+  } else {
+    BW_RETURN_IF_ERROR(
+        CheckBits("method.bits", spec->method().bits(), spec->method()));
+  }
   BW_RETURN_IF_ERROR(
       CheckSource("calibration.source", spec->calibration().source()));
   const bool calibrated = IsPresent(spec->calibration().source());
@@ -194,6 +299,7 @@ absl::StatusOr<v1::JobSpec> ResolveSpec(const v1::JobSpec& asked,
     spec.clear_method();
     spec.clear_pipeline();
     spec.clear_format();
+    spec.clear_plan();
   } else {
     BW_RETURN_IF_ERROR(ResolveQuantization(&spec, default_seqlen, config));
   }

@@ -42,6 +42,23 @@ bool Perplexity(const std::vector<FinishedTask>& tasks,
   return true;
 }
 
+// Of the tasks "allocate" and "allocate-<number>", by number.
+std::map<int, v1::Prediction> Predictions(
+    const std::vector<FinishedTask>& tasks) {
+  std::map<int, v1::Prediction> predictions;
+  for (const FinishedTask& task : tasks) {
+    absl::string_view rest = task.key;
+    int number = 0;
+    if (!absl::ConsumePrefix(&rest, "allocate")) continue;
+    if (!rest.empty() &&
+        !(absl::ConsumePrefix(&rest, "-") && absl::SimpleAtoi(rest, &number))) {
+      continue;
+    }
+    predictions[number] = task.summary.allocate();
+  }
+  return predictions;
+}
+
 }  // namespace
 
 v1::JobResult SummarizeJob(const std::vector<FinishedTask>& tasks) {
@@ -59,6 +76,9 @@ v1::JobResult SummarizeJob(const std::vector<FinishedTask>& tasks) {
   }
   if (Perplexity(tasks, "evaluate-after-", &perplexity)) {
     *result.mutable_perplexity_after() = perplexity;
+  }
+  for (const auto& [number, prediction] : Predictions(tasks)) {
+    *result.add_predictions() = prediction;
   }
   return result;
 }

@@ -18,8 +18,22 @@ namespace bitwright::model {
 at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k,
                            const at::Tensor& v, int64_t window);
 
+// What CausalAttention's arguments do to a loss, in their shapes.
+struct AttentionGradients {
+  at::Tensor q, k, v;
+};
+
+// `gradient` is d(loss)/d(what CausalAttention(q, k, v, window) returned),
+// [seqlen, heads * head_dim]. Computes the weights again, block by block: its
+// memory is bounded like CausalAttention's.
+AttentionGradients CausalAttentionBackward(const at::Tensor& q,
+                                           const at::Tensor& k,
+                                           const at::Tensor& v, int64_t window,
+                                           const at::Tensor& gradient);
+
 // Turns channel pairs (c, c + half) of x [seqlen, heads, 2 * half] by the
-// angles given as cos and sin [seqlen, 1, half] (rope.h).
+// angles given as cos and sin [seqlen, 1, half] (rope.h). Its adjoint turns
+// back: a gradient x at the output is Rotate(x, cos, -sin) at the input.
 at::Tensor Rotate(const at::Tensor& x, const at::Tensor& cos,
                   const at::Tensor& sin);
 

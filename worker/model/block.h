@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "worker/model/decoder_model.h"
 #include "worker/model/weights.h"
@@ -23,6 +24,11 @@ inline constexpr const char* kBlockInputNames[kBlockInputs] = {
 // What they read in one sequence, each [seqlen, cols].
 using CapturedInputs = std::array<at::Tensor, kBlockInputs>;
 
+// Takes d(loss)/d(output of linear `linear`), [seqlen, rows]; `linear` counts
+// as BlockLinears does.
+using UseGradient =
+    absl::FunctionRef<void(int64_t linear, const at::Tensor& gradient)>;
+
 class DecoderBlock {
  public:
   virtual ~DecoderBlock() = default;
@@ -32,6 +38,13 @@ class DecoderBlock {
   // Thread-safe. May throw what torch throws.
   virtual at::Tensor Forward(const at::Tensor& x, CapturedInputs* captured,
                              bool need_output) const = 0;
+
+  // From `gradient`, d(loss)/d(Forward's output), [seqlen, width], to the one
+  // at x; runs forward first, keeping what it needs. Calls `use` once for each
+  // linear, in no stated order. Returns an undefined tensor unless
+  // `need_input`. Thread-safe. May throw what torch throws.
+  virtual at::Tensor Backward(const at::Tensor& x, const at::Tensor& gradient,
+                              bool need_input, UseGradient use) const = 0;
 };
 
 // Reads block `block`'s weights, for sequences of `seqlen` tokens.

@@ -41,6 +41,50 @@ absl::Status CheckTokens(size_t tokens, int64_t sequences, int64_t seqlen) {
   return absl::OkStatus();
 }
 
+// What WindowNll and NllGradient take.
+absl::Status CheckTargets(const ModelConfig& config, const HiddenStates& states,
+                          absl::Span<const int32_t> tokens) {
+  BW_RETURN_IF_ERROR(CheckBatch(config, states));
+  BW_RETURN_IF_ERROR(
+      CheckTokens(tokens.size(), states.sequences, states.seqlen));
+  for (int32_t token : tokens) {
+    if (token < 0 || token >= config.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "token ", token, " is outside the model's vocabulary of ",
+          config.vocab_size));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckFinite(const at::Tensor& gradient, int64_t sequence) {
+  if (at::isfinite(gradient).all().item<bool>()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("sequence ", sequence,
+                   ": a gradient is not a finite number; the hidden states or "
+                   "the gradients that came in overflow"));
+}
+
+// sums[r] += Σ_t gradient[t, r]², in float64.
+void AddSquares(const at::Tensor& gradient, at::Tensor* sums) {
+  constexpr int64_t kTokens = 128;  // Converted at once.
+  for (int64_t begin = 0; begin < gradient.size(0); begin += kTokens) {
+    const int64_t n = std::min(kTokens, gradient.size(0) - begin);
+    sums->add_(gradient.narrow(0, begin, n).to(at::kDouble).square_().sum(0));
+  }
+}
+
+// A zero [rows] float64 tensor for each linear.
+std::vector<at::Tensor> ZeroSquares(const std::vector<LinearSpec>& linears,
+                                    const at::Device& device) {
+  std::vector<at::Tensor> squares;
+  for (const LinearSpec& linear : linears) {
+    squares.push_back(at::zeros(
+        {linear.rows}, at::TensorOptions().dtype(at::kDouble).device(device)));
+  }
+  return squares;
+}
+
 absl::StatusOr<at::Device> ChooseDevice(const std::string& device) {
   if (device == "cpu") return at::Device(at::kCPU);
   if (device != "auto" && device != "cuda") {
@@ -90,12 +134,22 @@ struct DecoderModel::Impl {
   absl::Status Run(const DecoderBlock& block, const HiddenStates& input,
                    HiddenStates* output, HessianSums* sums) const;
 
-  // Calls `use(window, chunk's first token, logits)` for each sequence and each
-  // chunk of the vocabulary, chunks in order; different windows in parallel.
-  using LogitsFn =
-      absl::FunctionRef<absl::Status(int64_t, int64_t, const at::Tensor&)>;
-  absl::Status ForEachLogits(const HiddenStates& states, int64_t positions,
+  // Calls `use(window, chunk's first token, logits, chunk)` for each sequence
+  // and each chunk of the vocabulary (Head::Chunk), chunks in order; different
+  // windows in parallel.
+  using LogitsFn = absl::FunctionRef<absl::Status(
+      int64_t, int64_t, const at::Tensor&, const at::Tensor&)>;
+  absl::Status ForEachLogits(const WeightReader& reader, const Head& head,
+                             const HiddenStates& states, int64_t positions,
                              LogitsFn use) const;
+
+  // Backpropagates sequence `i` through the block: adds to `squares`, one
+  // [rows] float64 tensor for each linear, and sets *input_gradient's part
+  // unless that is null.
+  absl::Status Backprop(const DecoderBlock& block, const HiddenStates& input,
+                        const HiddenStates& gradient, int64_t i,
+                        std::vector<at::Tensor>* squares,
+                        HiddenStates* input_gradient) const;
 };
 
 absl::Status DecoderModel::Impl::Run(const DecoderBlock& block,
@@ -124,12 +178,12 @@ absl::Status DecoderModel::Impl::Run(const DecoderBlock& block,
   return absl::OkStatus();
 }
 
-absl::Status DecoderModel::Impl::ForEachLogits(const HiddenStates& states,
+absl::Status DecoderModel::Impl::ForEachLogits(const WeightReader& reader,
+                                               const Head& head,
+                                               const HiddenStates& states,
                                                int64_t positions,
                                                LogitsFn use) const {
   constexpr int64_t kWindows = 16;  // Share one reading of the head.
-  const WeightReader reader(directory, device);
-  BW_ASSIGN_OR_RETURN(const Head head, Head::Load(reader, config()));
   for (int64_t begin = 0; begin < states.sequences; begin += kWindows) {
     const int64_t n = std::min(kWindows, states.sequences - begin);
     std::vector<at::Tensor> x(n);
@@ -141,10 +195,31 @@ absl::Status DecoderModel::Impl::ForEachLogits(const HiddenStates& states,
     for (int64_t chunk = 0; chunk < head.num_chunks(); ++chunk) {
       BW_ASSIGN_OR_RETURN(const at::Tensor weight, head.Chunk(reader, chunk));
       BW_RETURN_IF_ERROR(ForEachSequence(device, n, "head", [&](int64_t i) {
-        return use(begin + i, head.ChunkBegin(chunk), at::mm(x[i], weight.t()));
+        return use(begin + i, head.ChunkBegin(chunk), at::mm(x[i], weight.t()),
+                   weight);
       }));
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status DecoderModel::Impl::Backprop(const DecoderBlock& block,
+                                          const HiddenStates& input,
+                                          const HiddenStates& gradient,
+                                          int64_t i,
+                                          std::vector<at::Tensor>* squares,
+                                          HiddenStates* input_gradient) const {
+  const at::Tensor d_input = block.Backward(
+      Sequence(input, i), Sequence(gradient, i), input_gradient != nullptr,
+      [&](int64_t linear, const at::Tensor& g) {
+        AddSquares(g, &squares->at(linear));
+      });
+  for (const at::Tensor& sums : *squares) {
+    BW_RETURN_IF_ERROR(CheckFinite(sums, i));
+  }
+  if (input_gradient == nullptr) return absl::OkStatus();
+  BW_RETURN_IF_ERROR(CheckFinite(d_input, i));
+  CopyFromTensor(d_input, input_gradient->data.data() + i * d_input.numel());
   return absl::OkStatus();
 }
 
@@ -215,7 +290,7 @@ absl::Status DecoderModel::RunBlock(int64_t block,
                         HessianSums::Create(config(), block, impl_->device));
     BW_RETURN_IF_ERROR(impl_->Run(*loaded, *states, states, &sums));
     loaded.reset();
-    *hessians = sums.Take();
+    BW_ASSIGN_OR_RETURN(*hessians, sums.Take());
     return absl::OkStatus();
   });
 }
@@ -234,7 +309,7 @@ absl::StatusOr<std::vector<HessianSum>> DecoderModel::BlockHessians(
             HessianSums::Create(config(), block, impl_->device));
         BW_RETURN_IF_ERROR(impl_->Run(*loaded, states, nullptr, &sums));
         loaded.reset();
-        result = sums.Take();
+        BW_ASSIGN_OR_RETURN(result, sums.Take());
         return absl::OkStatus();
       }));
   return result;
@@ -242,16 +317,7 @@ absl::StatusOr<std::vector<HessianSum>> DecoderModel::BlockHessians(
 
 absl::StatusOr<std::vector<double>> DecoderModel::WindowNll(
     const HiddenStates& states, absl::Span<const int32_t> tokens) const {
-  BW_RETURN_IF_ERROR(CheckBatch(config(), states));
-  BW_RETURN_IF_ERROR(
-      CheckTokens(tokens.size(), states.sequences, states.seqlen));
-  for (int32_t token : tokens) {
-    if (token < 0 || token >= config().vocab_size) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "token ", token, " is outside the model's vocabulary of ",
-          config().vocab_size));
-    }
-  }
+  BW_RETURN_IF_ERROR(CheckTargets(config(), states, tokens));
   std::vector<double> nll(states.sequences, 0.0);
   const int64_t positions = states.seqlen - 1;
   if (positions == 0) return nll;
@@ -259,10 +325,13 @@ absl::StatusOr<std::vector<double>> DecoderModel::WindowNll(
   for (int64_t i = 0; i < states.sequences; ++i) {
     sums.emplace_back(tokens.subspan(i * states.seqlen + 1, positions));
   }
-  BW_RETURN_IF_ERROR(CatchTorch("head", [&] {
+  BW_RETURN_IF_ERROR(CatchTorch("head", [&]() -> absl::Status {
+    const WeightReader reader(impl_->directory, impl_->device);
+    BW_ASSIGN_OR_RETURN(const Head head, Head::Load(reader, config()));
     return impl_->ForEachLogits(
-        states, positions,
-        [&](int64_t window, int64_t first_token, const at::Tensor& logits) {
+        reader, head, states, positions,
+        [&](int64_t window, int64_t first_token, const at::Tensor& logits,
+            const at::Tensor& /*chunk*/) {
           sums[window].Add(logits, first_token);
           return absl::OkStatus();
         });
@@ -279,16 +348,99 @@ absl::StatusOr<std::vector<double>> DecoderModel::WindowNll(
   return nll;
 }
 
+absl::StatusOr<HiddenStates> DecoderModel::NllGradient(
+    const HiddenStates& states, absl::Span<const int32_t> tokens) const {
+  BW_RETURN_IF_ERROR(CheckTargets(config(), states, tokens));
+  HiddenStates gradient{states.sequences, states.seqlen, states.width, {}};
+  const int64_t positions = states.seqlen - 1;
+  BW_RETURN_IF_ERROR(CatchTorch("head gradient", [&]() -> absl::Status {
+    gradient.data.resize(states.data.size());
+    if (positions == 0) return absl::OkStatus();
+    const WeightReader reader(impl_->directory, impl_->device);
+    BW_ASSIGN_OR_RETURN(const Head head, Head::Load(reader, config()));
+    std::vector<ExpectedRow> expected(states.sequences);
+    return impl_->ForEachLogits(
+        reader, head, states, positions,
+        [&](int64_t i, int64_t first_token, const at::Tensor& logits,
+            const at::Tensor& chunk) -> absl::Status {
+          expected[i].Add(logits, chunk);
+          if (first_token + chunk.size(0) < config().vocab_size) {
+            return absl::OkStatus();
+          }
+          // d(NLL) = Σ p(token) · its row − the row of the token that came.
+          BW_ASSIGN_OR_RETURN(
+              const at::Tensor target,
+              head.Rows(reader,
+                        tokens.subspan(i * states.seqlen + 1, positions)));
+          const at::Tensor d_states = head.NormalizeBackward(
+              impl_->Sequence(states, i).narrow(0, 0, positions),
+              expected[i].Take().sub_(target));
+          BW_RETURN_IF_ERROR(CheckFinite(d_states, i));
+          CopyFromTensor(d_states, gradient.data.data() +
+                                       i * states.seqlen * states.width);
+          return absl::OkStatus();
+        });
+  }));
+  return gradient;
+}
+
+absl::StatusOr<std::vector<OutputSensitivity>> DecoderModel::BackpropBlock(
+    int64_t block, const WeightOverride& weights, const HiddenStates& input,
+    const HiddenStates& gradient, HiddenStates* input_gradient) const {
+  BW_RETURN_IF_ERROR(CheckBatch(config(), input));
+  BW_RETURN_IF_ERROR(Annotate(CheckBatch(config(), gradient), "gradient"));
+  if (gradient.sequences != input.sequences ||
+      gradient.seqlen != input.seqlen) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a gradient of ", gradient.sequences, " sequences of ", gradient.seqlen,
+        " tokens for an input of ", input.sequences, " sequences of ",
+        input.seqlen, " tokens"));
+  }
+  std::vector<OutputSensitivity> result;
+  BW_RETURN_IF_ERROR(CatchTorch(
+      absl::StrCat("gradient of block ", block), [&]() -> absl::Status {
+        BW_ASSIGN_OR_RETURN(auto loaded,
+                            impl_->LoadBlock(block, weights, input.seqlen));
+        if (input_gradient != nullptr && input_gradient != &gradient) {
+          *input_gradient = {input.sequences, input.seqlen, input.width, {}};
+          input_gradient->data.resize(input.data.size());
+        }
+        const std::vector<LinearSpec> linears = BlockLinears(config(), block);
+        std::vector<std::vector<at::Tensor>> squares(input.sequences);
+        BW_RETURN_IF_ERROR(ForEachSequence(
+            impl_->device, input.sequences, "block backward", [&](int64_t i) {
+              squares[i] = ZeroSquares(linears, impl_->device);
+              return impl_->Backprop(*loaded, input, gradient, i, &squares[i],
+                                     input_gradient);
+            }));
+        for (size_t l = 0; l < linears.size(); ++l) {
+          at::Tensor sum = squares[0][l];
+          for (int64_t i = 1; i < input.sequences; ++i) {
+            sum.add_(squares[i][l]);
+          }
+          const at::Tensor host = sum.cpu();
+          const double* values = host.data_ptr<double>();
+          result.push_back(
+              {linears[l].name, {values, values + linears[l].rows}});
+        }
+        return absl::OkStatus();
+      }));
+  return result;
+}
+
 absl::StatusOr<std::vector<float>> DecoderModel::Logits(
     const HiddenStates& states) const {
   BW_RETURN_IF_ERROR(CheckBatch(config(), states));
   const int64_t vocab = config().vocab_size;
   std::vector<float> result;
-  BW_RETURN_IF_ERROR(CatchTorch("head", [&] {
+  BW_RETURN_IF_ERROR(CatchTorch("head", [&]() -> absl::Status {
     result.resize(states.sequences * states.seqlen * vocab);
+    const WeightReader reader(impl_->directory, impl_->device);
+    BW_ASSIGN_OR_RETURN(const Head head, Head::Load(reader, config()));
     return impl_->ForEachLogits(
-        states, states.seqlen,
-        [&](int64_t window, int64_t first_token, const at::Tensor& logits) {
+        reader, head, states, states.seqlen,
+        [&](int64_t window, int64_t first_token, const at::Tensor& logits,
+            const at::Tensor& /*chunk*/) {
           const at::Tensor host = logits.cpu().contiguous();
           const float* values = host.data_ptr<float>();
           const int64_t rows = host.size(1);

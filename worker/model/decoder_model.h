@@ -12,9 +12,20 @@
 //   BW_ASSIGN_OR_RETURN(std::vector<double> nll,
 //                       model->WindowNll(states, tokens));
 //
+// Gradients go the same way back, one block in memory at a time, from the
+// states that entered each block:
+//
+//   BW_ASSIGN_OR_RETURN(HiddenStates g, model->NllGradient(states, tokens));
+//   for (int64_t b = model->num_blocks() - 1; b >= 0; --b) {
+//     BW_ASSIGN_OR_RETURN(std::vector<OutputSensitivity> sums,
+//                         model->BackpropBlock(b, nullptr, entered[b], g, &g));
+//   }
+//
 // Memory: weights are read, converted to float32 and freed block by block, so
 // the peak does not grow with the number of blocks; of the embedding only the
 // rows in use are read, and the head is streamed in pieces of the vocabulary.
+// A sequence on its way back holds about 12 tensors of [seqlen, width] and 4 of
+// [seqlen, intermediate_size].
 //
 // Determinism: each sequence is computed on its own by one thread, so its
 // result depends neither on the number of threads nor on the other sequences
@@ -66,6 +77,16 @@ struct HessianSum {
   std::vector<float> packed_lower;
 };
 
+// What the outputs of one linear do to the likelihood (math.md §3c):
+// squares[r] = Σ g², over all tokens of all sequences of a batch, with
+// g = d(NLL of the token's sequence, in nats)/d(output r at that token).
+// Divided by the number of tokens it is the mean squared gradient. Sums of
+// batches add.
+struct OutputSensitivity {
+  std::string linear;           // LinearSpec::name
+  std::vector<double> squares;  // [rows]
+};
+
 // Const functions are thread-safe. Errors of all of them: INVALID_ARGUMENT for
 // arguments that do not fit the model (the message says which), the errors of
 // ModelDirectory for weights, RESOURCE_EXHAUSTED when memory runs out, INTERNAL
@@ -109,6 +130,25 @@ class DecoderModel {
   // INVALID_ARGUMENT also when it is not a finite number.
   absl::StatusOr<std::vector<double>> WindowNll(
       const HiddenStates& states, absl::Span<const int32_t> tokens) const;
+
+  // From the last block's output: d(WindowNll)/d(states), each sequence's own.
+  // The last position predicts nothing: its gradient is 0. Streams the head in
+  // the same pieces, at the cost of two WindowNlls. INVALID_ARGUMENT also when
+  // a gradient is not a finite number.
+  absl::StatusOr<HiddenStates> NllGradient(
+      const HiddenStates& states, absl::Span<const int32_t> tokens) const;
+
+  // Backpropagation through one block. `input` is what entered it, `gradient`
+  // the derivative of each sequence's NLL in what left it, of the same size.
+  // Sets *input_gradient, which may be &gradient, to the derivative in `input`,
+  // unless it is null (block 0 needs none). Returns the sums of this batch, one
+  // for each linear in the order of BlockLinears. `weights` as in RunBlock: the
+  // gradient is that of the block with these weights. Costs about two forward
+  // passes. INVALID_ARGUMENT also when a gradient is not a finite number. On
+  // error *input_gradient is unspecified.
+  absl::StatusOr<std::vector<OutputSensitivity>> BackpropBlock(
+      int64_t block, const WeightOverride& weights, const HiddenStates& input,
+      const HiddenStates& gradient, HiddenStates* input_gradient) const;
 
   // The logits, [sequences, seqlen, vocab_size]: for small models and tests.
   absl::StatusOr<std::vector<float>> Logits(const HiddenStates& states) const;

@@ -131,10 +131,25 @@ at::Tensor Head::Normalize(const at::Tensor& x) const {
   return project_out_.weight.defined() ? project_out_(y) : y;
 }
 
+at::Tensor Head::NormalizeBackward(const at::Tensor& x,
+                                   const at::Tensor& gradient) const {
+  const at::Tensor g = project_out_.weight.defined()
+                           ? project_out_.Backward(gradient)
+                           : gradient;
+  if (!norm_.weight.defined()) return g;
+  return rms_ ? norm_.RmsBackward(x, g) : norm_.LayerBackward(x, g);
+}
+
 absl::StatusOr<at::Tensor> Head::Chunk(const WeightReader& reader,
                                        int64_t chunk) const {
   const int64_t begin = ChunkBegin(chunk);
   return RowRange(reader, name_, dim_, begin, std::min(begin + kChunk, vocab_));
+}
+
+absl::StatusOr<at::Tensor> Head::Rows(const WeightReader& reader,
+                                      absl::Span<const int32_t> tokens) const {
+  const std::vector<int64_t> rows(tokens.begin(), tokens.end());
+  return reader.Rows(name_, dim_, rows);
 }
 
 NllSum::NllSum(absl::Span<const int32_t> targets)
@@ -171,6 +186,32 @@ double NllSum::Total() const {
     total += log_sum_[i] - target_logit_[i];
   }
   return total;
+}
+
+void ExpectedRow::Add(at::Tensor logits, const at::Tensor& rows) {
+  at::Tensor largest = at::amax(logits, 1, /*keepdim=*/true);
+  if (largest_.defined()) {
+    largest = at::maximum(largest, largest_);
+    const at::Tensor keep = largest_.sub_(largest).exp_();
+    sum_.mul_(keep);
+    mixed_.mul_(keep);
+    logits.sub_(largest).exp_();
+    sum_.add_(logits.sum(1, /*keepdim=*/true));
+    mixed_.addmm_(logits, rows);
+  } else {
+    logits.sub_(largest).exp_();
+    sum_ = logits.sum(1, /*keepdim=*/true);
+    mixed_ = at::mm(logits, rows);
+  }
+  largest_ = largest;
+}
+
+at::Tensor ExpectedRow::Take() {
+  const at::Tensor result = mixed_.div_(sum_);
+  largest_.reset();
+  sum_.reset();
+  mixed_.reset();
+  return result;
 }
 
 }  // namespace bitwright::model

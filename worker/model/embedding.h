@@ -49,12 +49,18 @@ class Head {
 
   // x [seqlen, hidden_size] -> what the vocabulary matrix multiplies.
   at::Tensor Normalize(const at::Tensor& x) const;
+  // From a gradient at Normalize(x) to the one at x.
+  at::Tensor NormalizeBackward(const at::Tensor& x,
+                               const at::Tensor& gradient) const;
 
   int64_t num_chunks() const { return (vocab_ + kChunk - 1) / kChunk; }
   int64_t ChunkBegin(int64_t chunk) const { return chunk * kChunk; }
   // Rows [ChunkBegin(chunk), ...) of the vocabulary matrix, [rows, embed dim].
   absl::StatusOr<at::Tensor> Chunk(const WeightReader& reader,
                                    int64_t chunk) const;
+  // Its rows of `tokens`, in that order.
+  absl::StatusOr<at::Tensor> Rows(const WeightReader& reader,
+                                  absl::Span<const int32_t> tokens) const;
 
  private:
   Head() = default;
@@ -82,6 +88,25 @@ class NllSum {
  private:
   absl::Span<const int32_t> targets_;
   std::vector<double> log_sum_, target_logit_;
+};
+
+// Σ_token p(token) · (row of the vocabulary matrix), the part of d(NLL)/d(what
+// that matrix multiplies) that needs the whole vocabulary, chunk by chunk in
+// one pass: exponentials are taken relative to the largest logit so far, and
+// what is summed already is scaled down when a larger one comes. Not
+// thread-safe.
+class ExpectedRow {
+ public:
+  // Logits [n, rows] of some tokens and their rows of the matrix [rows, dim].
+  // Overwrites the logits.
+  void Add(at::Tensor logits, const at::Tensor& rows);
+
+  // [n, dim]; the object is empty afterwards.
+  at::Tensor Take();
+
+ private:
+  at::Tensor largest_, sum_;  // [n, 1]; undefined: nothing added yet.
+  at::Tensor mixed_;          // [n, dim]: Σ exp(logit − largest_) · row
 };
 
 }  // namespace bitwright::model

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "worker/quant/layer_engine_cuda.h"
 
 namespace bitwright::model {
 namespace {
@@ -43,16 +44,27 @@ absl::StatusOr<HessianSums> HessianSums::Create(const ModelConfig& config,
     Group group;
     group.input = input;
     group.cols = linear.cols;
-    if (device.is_cpu()) {
-      group.host.emplace_back(linear.cols);
-    } else {
-      group.device =
-          at::zeros({linear.cols, linear.cols},
-                    at::TensorOptions().dtype(at::kFloat).device(device));
-    }
+    BW_RETURN_IF_ERROR(Open(device, group));
     sums.groups_.push_back(std::move(group));
   }
   return sums;
+}
+
+absl::Status HessianSums::Open(const at::Device& device, Group& group) {
+  if (device.is_cpu()) {
+    group.host.emplace_back(group.cols);
+    return absl::OkStatus();
+  }
+  if (device.is_cuda() && quant::CudaDeviceStatus().ok()) {
+    BW_ASSIGN_OR_RETURN(group.cuda,
+                        quant::CudaHessianAccumulator::Create(
+                            group.cols, quant::ActiveCudaHessianMode()));
+    return absl::OkStatus();
+  }
+  group.device =
+      at::zeros({group.cols, group.cols},
+                at::TensorOptions().dtype(at::kFloat).device(device));
+  return absl::OkStatus();
 }
 
 absl::Status HessianSums::Add(const CapturedInputs& inputs) {
@@ -65,6 +77,10 @@ absl::Status HessianSums::Add(const CapturedInputs& inputs) {
     }
     if (group.device.defined()) {
       group.device.addmm_(x.t(), x);
+    } else if (group.cuda != nullptr) {
+      // Nothing here leaves torch's default stream, which is CUDA's.
+      BW_RETURN_IF_ERROR(group.cuda->Add(x.data_ptr<float>(), x.size(0),
+                                         /*stream=*/nullptr));
     } else {
       BW_RETURN_IF_ERROR(
           group.host.front().Add(x.data_ptr<float>(), x.size(0)));
@@ -73,16 +89,20 @@ absl::Status HessianSums::Add(const CapturedInputs& inputs) {
   return absl::OkStatus();
 }
 
-std::vector<HessianSum> HessianSums::Take() {
+absl::StatusOr<std::vector<float>> HessianSums::Packed(const Group& group) {
+  if (group.cuda != nullptr) return group.cuda->Packed();
+  if (group.device.defined()) return PackLower(group.device);
+  return group.host.front().Packed();
+}
+
+absl::StatusOr<std::vector<HessianSum>> HessianSums::Take() {
   std::vector<HessianSum> result;
   for (Group& group : groups_) {
     HessianSum sum;
     sum.group = kBlockInputNames[group.input];
     sum.cols = group.cols;
-    sum.packed_lower = group.device.defined() ? PackLower(group.device)
-                                              : group.host.front().Packed();
-    group.host.clear();
-    group.device.reset();
+    BW_ASSIGN_OR_RETURN(sum.packed_lower, Packed(group));
+    group = Group();  // Its memory.
     result.push_back(std::move(sum));
   }
   return result;

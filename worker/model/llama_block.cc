@@ -11,6 +11,8 @@
 namespace bitwright::model {
 namespace {
 
+enum Linear { kQ, kK, kV, kO, kGate, kUp, kDown };  // As BlockLinears.
+
 class LlamaBlock : public DecoderBlock {
  public:
   absl::Status Load(const WeightReader& reader, const ModelConfig& c,
@@ -18,8 +20,20 @@ class LlamaBlock : public DecoderBlock {
 
   at::Tensor Forward(const at::Tensor& x, CapturedInputs* captured,
                      bool need_output) const override;
+  at::Tensor Backward(const at::Tensor& x, const at::Tensor& gradient,
+                      bool need_input, UseGradient use) const override;
 
  private:
+  // What the first half of the block computes, up to the second's input. q and
+  // k are turned; q, k and v are [seqlen, heads, head_dim].
+  struct Attended {
+    at::Tensor attn_in, q, k, v, attn_out, middle, mlp_in;
+  };
+  Attended Attend(const at::Tensor& x) const;
+  // From the gradient at the block's output to the one at a.middle.
+  at::Tensor MlpBackward(const Attended& a, const at::Tensor& gradient,
+                         UseGradient use) const;
+
   int64_t heads_ = 0, kv_heads_ = 0, head_dim_ = 0, window_ = 0;
   NormWeights attention_norm_, mlp_norm_;
   LinearWeights q_, k_, v_, o_, gate_, up_, down_;
@@ -60,23 +74,62 @@ absl::Status LlamaBlock::Load(const WeightReader& reader, const ModelConfig& c,
   return absl::OkStatus();
 }
 
+LlamaBlock::Attended LlamaBlock::Attend(const at::Tensor& x) const {
+  const int64_t n = x.size(0);
+  Attended a;
+  a.attn_in = attention_norm_.Rms(x);
+  a.q = Rotate(q_(a.attn_in).view({n, heads_, head_dim_}), cos_, sin_);
+  a.k = Rotate(k_(a.attn_in).view({n, kv_heads_, head_dim_}), cos_, sin_);
+  a.v = v_(a.attn_in).view({n, kv_heads_, head_dim_});
+  a.attn_out = CausalAttention(a.q, a.k, a.v, window_);
+  a.middle = x + o_(a.attn_out);
+  a.mlp_in = mlp_norm_.Rms(a.middle);
+  return a;
+}
+
 at::Tensor LlamaBlock::Forward(const at::Tensor& x, CapturedInputs* captured,
                                bool need_output) const {
-  const int64_t n = x.size(0);
-  const at::Tensor attn_in = attention_norm_.Rms(x);
-  const at::Tensor q =
-      Rotate(q_(attn_in).view({n, heads_, head_dim_}), cos_, sin_);
-  const at::Tensor k =
-      Rotate(k_(attn_in).view({n, kv_heads_, head_dim_}), cos_, sin_);
-  const at::Tensor v = v_(attn_in).view({n, kv_heads_, head_dim_});
-  const at::Tensor attn_out = CausalAttention(q, k, v, window_);
-  const at::Tensor middle = x + o_(attn_out);
-
-  const at::Tensor mlp_in = mlp_norm_.Rms(middle);
-  const at::Tensor mlp_out = at::silu(gate_(mlp_in)).mul_(up_(mlp_in));
-  if (captured != nullptr) *captured = {attn_in, attn_out, mlp_in, mlp_out};
+  const Attended a = Attend(x);
+  const at::Tensor mlp_out = at::silu(gate_(a.mlp_in)).mul_(up_(a.mlp_in));
+  if (captured != nullptr) {
+    *captured = {a.attn_in, a.attn_out, a.mlp_in, mlp_out};
+  }
   if (!need_output) return at::Tensor();
-  return middle + down_(mlp_out);
+  return a.middle + down_(mlp_out);
+}
+
+at::Tensor LlamaBlock::MlpBackward(const Attended& a,
+                                   const at::Tensor& gradient,
+                                   UseGradient use) const {
+  use(kDown, gradient);
+  const at::Tensor gate = gate_(a.mlp_in);
+  const at::Tensor d_mlp_out = down_.Backward(gradient);
+  const at::Tensor d_up = d_mlp_out * at::silu(gate);
+  use(kUp, d_up);
+  const at::Tensor d_gate = at::silu_backward(d_mlp_out * up_(a.mlp_in), gate);
+  use(kGate, d_gate);
+  return gradient + mlp_norm_.RmsBackward(
+                        a.middle, gate_.Backward(d_gate) + up_.Backward(d_up));
+}
+
+at::Tensor LlamaBlock::Backward(const at::Tensor& x, const at::Tensor& gradient,
+                                bool need_input, UseGradient use) const {
+  const Attended a = Attend(x);
+  const at::Tensor d_middle = MlpBackward(a, gradient, use);
+  use(kO, d_middle);
+  const AttentionGradients d =
+      CausalAttentionBackward(a.q, a.k, a.v, window_, o_.Backward(d_middle));
+  const at::Tensor back = -sin_;
+  const at::Tensor d_q = Rotate(d.q, cos_, back).flatten(1);
+  const at::Tensor d_k = Rotate(d.k, cos_, back).flatten(1);
+  const at::Tensor d_v = d.v.flatten(1);
+  use(kQ, d_q);
+  use(kK, d_k);
+  use(kV, d_v);
+  if (!need_input) return at::Tensor();
+  return d_middle +
+         attention_norm_.RmsBackward(
+             x, q_.Backward(d_q) + k_.Backward(d_k) + v_.Backward(d_v));
 }
 
 }  // namespace

@@ -10,6 +10,8 @@
 namespace bitwright::model {
 namespace {
 
+enum Linear { kQ, kK, kV, kOut, kFc1, kFc2 };  // As BlockLinears.
+
 class OptBlock : public DecoderBlock {
  public:
   absl::Status Load(const WeightReader& reader, const ModelConfig& c,
@@ -17,8 +19,24 @@ class OptBlock : public DecoderBlock {
 
   at::Tensor Forward(const at::Tensor& x, CapturedInputs* captured,
                      bool need_output) const override;
+  at::Tensor Backward(const at::Tensor& x, const at::Tensor& gradient,
+                      bool need_input, UseGradient use) const override;
 
  private:
+  // What the first half of the block computes, up to the second's input.
+  // `residual` is what a norm after it reads; q, k and v are
+  // [seqlen, heads, head_dim].
+  struct Attended {
+    at::Tensor attn_in, q, k, v, attn_out, residual, middle, mlp_in;
+  };
+  Attended Attend(const at::Tensor& x) const;
+  // From the gradient at the block's output to the one at a.residual.
+  at::Tensor MlpBackward(const Attended& a, const at::Tensor& gradient,
+                         UseGradient use) const;
+  at::Tensor Activate(const at::Tensor& x) const {
+    return gelu_ ? at::gelu(x) : at::relu(x);
+  }
+
   int64_t heads_ = 0, head_dim_ = 0;
   bool norm_before_ = true, gelu_ = false;
   NormWeights attention_norm_, mlp_norm_;
@@ -52,24 +70,69 @@ absl::Status OptBlock::Load(const WeightReader& reader, const ModelConfig& c,
   return absl::OkStatus();
 }
 
+OptBlock::Attended OptBlock::Attend(const at::Tensor& x) const {
+  const int64_t n = x.size(0);
+  Attended a;
+  a.attn_in = norm_before_ ? attention_norm_.Layer(x) : x;
+  a.q = q_(a.attn_in).view({n, heads_, head_dim_});
+  a.k = k_(a.attn_in).view({n, heads_, head_dim_});
+  a.v = v_(a.attn_in).view({n, heads_, head_dim_});
+  a.attn_out = CausalAttention(a.q, a.k, a.v, /*window=*/0);
+  a.residual = x + out_(a.attn_out);
+  a.middle = norm_before_ ? a.residual : attention_norm_.Layer(a.residual);
+  a.mlp_in = norm_before_ ? mlp_norm_.Layer(a.middle) : a.middle;
+  return a;
+}
+
 at::Tensor OptBlock::Forward(const at::Tensor& x, CapturedInputs* captured,
                              bool need_output) const {
-  const int64_t n = x.size(0);
-  const at::Tensor attn_in = norm_before_ ? attention_norm_.Layer(x) : x;
-  const at::Tensor attn_out =
-      CausalAttention(q_(attn_in).view({n, heads_, head_dim_}),
-                      k_(attn_in).view({n, heads_, head_dim_}),
-                      v_(attn_in).view({n, heads_, head_dim_}), /*window=*/0);
-  at::Tensor middle = x + out_(attn_out);
-  if (!norm_before_) middle = attention_norm_.Layer(middle);
-
-  const at::Tensor mlp_in = norm_before_ ? mlp_norm_.Layer(middle) : middle;
-  const at::Tensor hidden = fc1_(mlp_in);
-  const at::Tensor mlp_out = gelu_ ? at::gelu(hidden) : at::relu(hidden);
-  if (captured != nullptr) *captured = {attn_in, attn_out, mlp_in, mlp_out};
+  const Attended a = Attend(x);
+  const at::Tensor mlp_out = Activate(fc1_(a.mlp_in));
+  if (captured != nullptr) {
+    *captured = {a.attn_in, a.attn_out, a.mlp_in, mlp_out};
+  }
   if (!need_output) return at::Tensor();
-  const at::Tensor out = middle + fc2_(mlp_out);
+  const at::Tensor out = a.middle + fc2_(mlp_out);
   return norm_before_ ? out : mlp_norm_.Layer(out);
+}
+
+at::Tensor OptBlock::MlpBackward(const Attended& a, const at::Tensor& gradient,
+                                 UseGradient use) const {
+  const at::Tensor hidden = fc1_(a.mlp_in);
+  const at::Tensor d_out =
+      norm_before_ ? gradient
+                   : mlp_norm_.LayerBackward(a.middle + fc2_(Activate(hidden)),
+                                             gradient);
+  use(kFc2, d_out);
+  const at::Tensor d_mlp_out = fc2_.Backward(d_out);
+  const at::Tensor d_hidden =
+      gelu_ ? at::gelu_backward(d_mlp_out, hidden)
+            : at::threshold_backward(d_mlp_out, hidden, /*threshold=*/0);
+  use(kFc1, d_hidden);
+  const at::Tensor d_mlp_in = fc1_.Backward(d_hidden);
+  return norm_before_
+             ? d_out + mlp_norm_.LayerBackward(a.middle, d_mlp_in)
+             : attention_norm_.LayerBackward(a.residual, d_out + d_mlp_in);
+}
+
+at::Tensor OptBlock::Backward(const at::Tensor& x, const at::Tensor& gradient,
+                              bool need_input, UseGradient use) const {
+  const Attended a = Attend(x);
+  const at::Tensor d_residual = MlpBackward(a, gradient, use);
+  use(kOut, d_residual);
+  const AttentionGradients d = CausalAttentionBackward(
+      a.q, a.k, a.v, /*window=*/0, out_.Backward(d_residual));
+  const at::Tensor d_q = d.q.flatten(1), d_k = d.k.flatten(1),
+                   d_v = d.v.flatten(1);
+  use(kQ, d_q);
+  use(kK, d_k);
+  use(kV, d_v);
+  if (!need_input) return at::Tensor();
+  const at::Tensor d_attn_in =
+      q_.Backward(d_q) + k_.Backward(d_k) + v_.Backward(d_v);
+  return d_residual + (norm_before_
+                           ? attention_norm_.LayerBackward(x, d_attn_in)
+                           : d_attn_in);
 }
 
 }  // namespace

@@ -28,6 +28,10 @@ at::Tensor LinearWeights::operator()(const at::Tensor& x) const {
                         : at::mm(x, weight.t());
 }
 
+at::Tensor LinearWeights::Backward(const at::Tensor& gradient) const {
+  return at::mm(gradient, weight);
+}
+
 at::Tensor NormWeights::Rms(const at::Tensor& x) const {
   const at::Tensor variance = x.square().mean(-1, /*keepdim=*/true);
   return x * at::rsqrt(variance + eps) * weight;
@@ -35,6 +39,24 @@ at::Tensor NormWeights::Rms(const at::Tensor& x) const {
 
 at::Tensor NormWeights::Layer(const at::Tensor& x) const {
   return at::layer_norm(x, {x.size(-1)}, weight, bias, eps);
+}
+
+// With y = u w, u = x r and r = (mean(x²) + eps)^-½:
+//   dx = r (g − u mean(g u)),  g = dy w.
+at::Tensor NormWeights::RmsBackward(const at::Tensor& x,
+                                    const at::Tensor& gradient) const {
+  const at::Tensor scale =
+      at::rsqrt(x.square().mean(-1, /*keepdim=*/true) + eps);
+  const at::Tensor unit = x * scale, g = gradient * weight;
+  return (g - unit * (g * unit).mean(-1, /*keepdim=*/true)).mul_(scale);
+}
+
+// The same with x − mean(x) in the place of x, and its adjoint.
+at::Tensor NormWeights::LayerBackward(const at::Tensor& x,
+                                      const at::Tensor& gradient) const {
+  const at::Tensor centred = x - x.mean(-1, /*keepdim=*/true);
+  const at::Tensor dx = RmsBackward(centred, gradient);
+  return dx - dx.mean(-1, /*keepdim=*/true);
 }
 
 absl::StatusOr<LinearWeights> WeightReader::Linear(const std::string& prefix,

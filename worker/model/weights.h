@@ -19,6 +19,8 @@ namespace bitwright::model {
 struct LinearWeights {
   at::Tensor weight, bias;
   at::Tensor operator()(const at::Tensor& x) const;
+  // From a gradient at y [n, rows] to the one at x [n, cols].
+  at::Tensor Backward(const at::Tensor& gradient) const;
 };
 
 // RMSNorm or LayerNorm: `bias` is undefined for RMSNorm.
@@ -27,6 +29,10 @@ struct NormWeights {
   double eps = 0;
   at::Tensor Rms(const at::Tensor& x) const;
   at::Tensor Layer(const at::Tensor& x) const;
+  // From a gradient at Rms(x), Layer(x) to the one at x.
+  at::Tensor RmsBackward(const at::Tensor& x, const at::Tensor& gradient) const;
+  at::Tensor LayerBackward(const at::Tensor& x,
+                           const at::Tensor& gradient) const;
 };
 
 // Borrows everything. May throw what torch throws. Thread-safe, but for Linear

@@ -2,9 +2,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <numeric>
+#include <queue>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -20,9 +23,12 @@ namespace {
 constexpr double kUnitsPerBit = 65536;
 // How far below the budget an allocation may stay, in bits per weight.
 constexpr double kFillTolerance = 0.004;
+constexpr double kBitsSlack = 0x1p-29;
 constexpr int kMaxImprovements = 64;
 constexpr double kSmallestGain = 1e-7;  // of the whole distortion
 constexpr int kNearMoves = 8;           // steps up or down tried by Improve
+constexpr int kBisections = 64;
+constexpr double kSmallestSlopeRatio = 1e-3;  // between two bisections
 constexpr int64_t kExhaustiveColumns = 4;
 constexpr size_t kMaxStates = 1 << 16;
 
@@ -95,30 +101,55 @@ class Allocator {
   }
 
   // Spends on the steepest hull segments of all columns; a column whose next
-  // segment does not fit is left where it is.
+  // segment does not fit is left where it is. The slope down to which
+  // everything fits is found by bisection, what is left of the budget spent
+  // step by step.
   void WalkHulls() {
-    struct Segment {
-      double slope;
-      int64_t column;
-      int from, to;
-    };
-    std::vector<Segment> segments;
+    std::vector<std::vector<int>> hulls(columns_);
+    std::vector<std::vector<double>> slopes(columns_);  // of hulls[j][i..i+1]
+    double steepest = 0;
     for (int64_t j = 0; j < columns_; ++j) {
-      const std::vector<int> hull = Hull(j);
-      at_[j] = hull[0];
-      for (size_t i = 1; i < hull.size(); ++i) {
-        segments.push_back(
-            {Slope(j, hull[i - 1], hull[i]), j, hull[i - 1], hull[i]});
+      hulls[j] = Hull(j);
+      for (size_t i = 1; i < hulls[j].size(); ++i) {
+        slopes[j].push_back(Slope(j, hulls[j][i - 1], hulls[j][i]));
       }
+      if (!slopes[j].empty()) steepest = std::max(steepest, slopes[j][0]);
     }
-    std::stable_sort(
-        segments.begin(), segments.end(),
-        [](const Segment& a, const Segment& b) { return a.slope > b.slope; });
-    for (const Segment& s : segments) {
-      const int64_t cost = costs_[s.to] - costs_[s.from];
-      if (at_[s.column] != s.from || cost > left_) continue;
-      at_[s.column] = s.to;
+    // Segments of column j that are steeper than `slope`.
+    auto taken = [&](int64_t j, double slope) {
+      return std::upper_bound(slopes[j].begin(), slopes[j].end(), slope,
+                              std::greater_equal<>()) -
+             slopes[j].begin();
+    };
+    double fits = steepest, too_low = 0;
+    for (int i = 0; i < kBisections && fits > too_low; ++i) {
+      const double slope =
+          std::sqrt(fits) *
+          std::sqrt(std::max(too_low, fits * kSmallestSlopeRatio));
+      int64_t cost = 0;
+      for (int64_t j = 0; j < columns_; ++j) {
+        cost += costs_[hulls[j][taken(j, slope)]];
+      }
+      (cost <= left_ ? fits : too_low) = slope;
+    }
+    // (slope, −column): the steepest first, then the lowest column.
+    std::priority_queue<std::pair<double, int64_t>> next;
+    for (int64_t j = 0; j < columns_; ++j) {
+      const size_t at = taken(j, fits);
+      at_[j] = hulls[j][at];
+      left_ -= costs_[at_[j]];
+      if (at < slopes[j].size()) next.push({slopes[j][at], -j});
+    }
+    while (!next.empty()) {
+      const int64_t j = -next.top().second;
+      next.pop();
+      const size_t at = std::find(hulls[j].begin(), hulls[j].end(), at_[j]) -
+                        hulls[j].begin();
+      const int64_t cost = costs_[hulls[j][at + 1]] - costs_[at_[j]];
+      if (cost > left_) continue;
       left_ -= cost;
+      at_[j] = hulls[j][at + 1];
+      if (at + 1 < slopes[j].size()) next.push({slopes[j][at + 1], -j});
     }
   }
 
@@ -290,7 +321,9 @@ absl::StatusOr<Allocation> AllocateExact(absl::Span<const double> curves,
   const double weights = static_cast<double>(problem.rows * columns);
   const double side =
       SideBits(problem.rows, columns, problem.groups, problem.budget);
-  const double available = problem.bits * weights - side;
+  double available = problem.bits * weights - side;
+  // What a share of a larger budget is rounded down by (model_scope.cc).
+  if (available < 0 && available >= -kBitsSlack * weights) available = 0;
   if (!(available >= 0)) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "%g bits per weight are asked for, but the ranges and level counts of "

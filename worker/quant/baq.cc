@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "worker/quant/kernels.h"
+#include "worker/quant/panels.h"
 #include "worker/quant/parallel.h"
 
 namespace bitwright::quant {
@@ -39,6 +41,20 @@ double GmOverAm(absl::Span<const double> column_loss) {
   double log_sum = 0;
   for (double loss : column_loss) log_sum += std::log(loss + kLogEpsilon);
   return std::exp(log_sum / static_cast<double>(column_loss.size())) / am;
+}
+
+double PredictedGain(absl::Span<const double> column_loss) {
+  double log_sum = 0, sum = 0;
+  int64_t positive = 0;
+  for (double loss : column_loss) {
+    if (!(loss > 0)) continue;
+    log_sum += std::log(loss);
+    sum += loss;
+    ++positive;
+  }
+  if (positive == 0) return 1;
+  const double n = static_cast<double>(positive);
+  return std::min(1.0, std::exp(log_sum / n - std::log(sum / n)));
 }
 
 std::vector<uint16_t> ReferenceLevels(absl::Span<const double> column_loss,
@@ -101,27 +117,26 @@ const std::vector<int>& AllowedLevelCounts() {
 }
 
 std::vector<double> MeasureDistortion(const float* values, const Grid& grid,
-                                      absl::Span<const double> weights,
                                       absl::Span<const int> counts) {
   const int64_t rows = grid.rows, columns = grid.columns;
   const int64_t points = static_cast<int64_t>(counts.size());
   const std::vector<float> min = Transposed(grid.min, rows, grid.groups);
   const std::vector<float> max = Transposed(grid.max, rows, grid.groups);
-  const int64_t chunk = RowChunk(rows);
-  const int64_t chunks = (rows + chunk - 1) / chunk;
+  const RowPanels panels(rows, columns);
+  const int64_t chunks = panels.count();
   const int64_t blocks = (columns + kColumnBlock - 1) / kColumnBlock;
   std::vector<double> partial(chunks * columns * points);
   ParallelFor(chunks * blocks, [&](int64_t piece) {
-    const int64_t first = piece / blocks * chunk;
-    const int64_t n = std::min(chunk, rows - first);
+    const int64_t panel = piece / blocks;
+    const int64_t first = panels.First(panel), n = panels.Height(panel);
     const int64_t begin = piece % blocks * kColumnBlock;
     const int64_t end = std::min(begin + kColumnBlock, columns);
-    double* out = partial.data() + piece / blocks * columns * points;
-    std::vector<float> scale(n), inverse(n), zero(n);
+    double* out = partial.data() + panel * columns * points;
+    std::vector<float> top(n), scale(n), inverse(n), zero(n);
     for (int64_t p = 0; p < points; ++p) {
       int64_t group = -1;
       for (int64_t j = begin; j < end; ++j) {
-        const float* v = values + j * rows + first;
+        const float* v = values + panels.At(panel, j);
         if (counts[p] <= 1) {
           out[j * points + p] = SquareRun(v, n);
           continue;
@@ -129,8 +144,10 @@ std::vector<double> MeasureDistortion(const float* values, const Grid& grid,
         if (grid.GroupOf(j) != group) {
           group = grid.GroupOf(j);
           const int64_t at = group * rows + first;
-          GridRun(min.data() + at, max.data() + at, counts[p], n, scale.data(),
-                  inverse.data(), zero.data());
+          std::fill(top.begin(), top.end(), static_cast<float>(counts[p] - 1));
+          MakeGridRun(min.data() + at, max.data() + at, top.data(), n,
+                      scale.data(), zero.data());
+          InverseRun(scale.data(), n, inverse.data());
         }
         out[j * points + p] = DistortionRun(v, scale.data(), inverse.data(),
                                             zero.data(), counts[p], n);
@@ -143,32 +160,43 @@ std::vector<double> MeasureDistortion(const float* values, const Grid& grid,
     for (int64_t c = 0; c < chunks; ++c) {
       total += partial[c * columns * points + i];
     }
-    curves[i] = 0.5 * weights[i / points] * total;
+    curves[i] = total;
   }
   return curves;
 }
 
 std::vector<double> ExpandCurves(absl::Span<const double> measured,
-                                 int64_t columns) {
+                                 absl::Span<const double> weights) {
   const std::vector<int>& from = MeasuredLevelCounts();
   const std::vector<int>& to = AllowedLevelCounts();
-  std::vector<double> out(columns * to.size());
-  for (int64_t j = 0; j < columns; ++j) {
-    const double* d = measured.data() + j * from.size();
-    size_t at = 0;  // from[at] <= to[i]
-    for (size_t i = 0; i < to.size(); ++i) {
-      while (at + 1 < from.size() && from[at + 1] <= to[i]) ++at;
-      double& value = out[j * to.size() + i];
-      if (from[at] == to[i] || d[at] <= 0 || d[at + 1] <= 0) {
-        value = d[at];
-        continue;
-      }
-      const double x0 = std::log(from[at] - 1), x1 = std::log(from[at + 1] - 1);
-      const double share = (std::log(to[i] - 1) - x0) / (x1 - x0);
-      value =
-          std::exp(std::log(d[at]) * (1 - share) + std::log(d[at + 1]) * share);
-    }
+  // Per allowed count: the measured one at or below it, and the share of the
+  // way to the next.
+  std::vector<std::pair<size_t, double>> place(to.size());
+  size_t at = 0;
+  for (size_t i = 0; i < to.size(); ++i) {
+    while (at + 1 < from.size() && from[at + 1] <= to[i]) ++at;
+    place[i] = {at, 0};
+    if (from[at] == to[i]) continue;
+    const double x0 = std::log(from[at] - 1), x1 = std::log(from[at + 1] - 1);
+    place[i].second = (std::log(to[i] - 1) - x0) / (x1 - x0);
   }
+  const int64_t columns = static_cast<int64_t>(weights.size());
+  std::vector<double> out(columns * to.size());
+  ParallelFor((columns + kColumnBlock - 1) / kColumnBlock, [&](int64_t block) {
+    const int64_t end = std::min(columns, (block + 1) * kColumnBlock);
+    for (int64_t j = block * kColumnBlock; j < end; ++j) {
+      const double* d = measured.data() + j * from.size();
+      for (size_t i = 0; i < to.size(); ++i) {
+        const auto [low, share] = place[i];
+        double value = d[low];
+        if (share > 0 && d[low] > 0 && d[low + 1] > 0) {
+          value = std::exp(std::log(d[low]) * (1 - share) +
+                           std::log(d[low + 1]) * share);
+        }
+        out[j * to.size() + i] = 0.5 * weights[j] * value;
+      }
+    }
+  });
   return out;
 }
 

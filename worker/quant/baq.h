@@ -8,10 +8,10 @@
 // minimised under a budget that is met from below.
 //
 //   std::vector<int> counts = MeasuredLevelCounts();
-//   std::vector<double> d = MeasureDistortion(values, grid, weights, counts);
+//   std::vector<double> d = MeasureDistortion(values, grid, counts);
 //   BW_ASSIGN_OR_RETURN(
 //       Allocation a,
-//       AllocateExact(ExpandCurves(d, columns, counts), columns,
+//       AllocateExact(ExpandCurves(d, weights), columns,
 //                     {.rows = R, .groups = G, .bits = 2.5,
 //                      .budget = Budget::kFile}));
 #ifndef BITWRIGHT_WORKER_QUANT_BAQ_H_
@@ -37,9 +37,11 @@ enum class Budget {
 std::vector<uint16_t> ReferenceLevels(absl::Span<const double> column_loss,
                                       double bits, double theta = 1.95);
 
-// exp(mean log(ℓ + 1e-8)) / mean(ℓ): the gain that the model predicts (§3).
-// 1 when all losses are zero.
+// exp(mean log(ℓ + 1e-8)) / mean(ℓ): the gain that the model predicts (§3), as
+// the public code has it. 1 when all losses are zero.
 double GmOverAm(absl::Span<const double> column_loss);
+// The same over the positive losses, without the ε: at most 1, at any scale.
+double PredictedGain(absl::Span<const double> column_loss);
 
 // Bits that the packed codes of one column of `rows` rows take: with
 // Budget::kCodes rows·log2(levels); with kFile whole bytes for a power of two,
@@ -59,17 +61,18 @@ const std::vector<int>& MeasuredLevelCounts();
 // The increasing level counts that a column may get.
 const std::vector<int>& AllowedLevelCounts();
 
-// ½·weight_j·Σ_i (v_ij − Q_L(v_ij))² for every column j and L of `counts`:
-// [columns, counts]. `values` is [columns, grid.rows] (transposed); weight_j is
-// R_jj². Parallel over columns' rows with a fixed partition.
+// Σ_i (v_ij − Q_L(v_ij))² for every column j and L of `counts`: [columns,
+// counts]. `values` is by panels (panels.h). Parallel over pieces of a fixed
+// partition.
 std::vector<double> MeasureDistortion(const float* values, const Grid& grid,
-                                      absl::Span<const double> weights,
                                       absl::Span<const int> counts);
 
-// Curves at MeasuredLevelCounts() → curves at AllowedLevelCounts(),
-// interpolated linearly in log D over log(L − 1).
+// The distortions of every column at MeasuredLevelCounts(), as
+// MeasureDistortion gives them → its losses ½·weight_j·Σ at
+// AllowedLevelCounts(), interpolated linearly in log over log(L − 1). `weights`
+// is [columns]: R_jj².
 std::vector<double> ExpandCurves(absl::Span<const double> measured,
-                                 int64_t columns);
+                                 absl::Span<const double> weights);
 
 struct AllocationProblem {
   int64_t rows = 0;

@@ -1,5 +1,5 @@
-// cblas under one overloaded name per operation. All matrices are row-major.
-// Private to this folder. Callers run on fixed pieces of work, after
+// BLAS and LAPACK under one overloaded name per operation. All matrices are
+// row-major. Private to this folder. Callers run on fixed pieces of work, after
 // PinBlasToOneThread().
 #ifndef BITWRIGHT_WORKER_QUANT_BLAS_H_
 #define BITWRIGHT_WORKER_QUANT_BLAS_H_
@@ -7,6 +7,13 @@
 #include <cblas.h>
 
 #include <cstdint>
+
+extern "C" {
+void spotrf_(const char* uplo, const int* n, float* a, const int* lda,
+             int* info);
+void dpotrf_(const char* uplo, const int* n, double* a, const int* lda,
+             int* info);
+}
 
 namespace bitwright::quant {
 
@@ -26,6 +33,46 @@ inline void Gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n,
   cblas_dgemm(CblasRowMajor, transpose_a ? CblasTrans : CblasNoTrans,
               transpose_b ? CblasTrans : CblasNoTrans, m, n, k, alpha, a, lda,
               b, ldb, beta, c, ldc);
+}
+
+// C = C − AᵀA, the lower triangle of [n, n]; A is [k, n].
+inline void SubtractGram(int64_t n, int64_t k, const float* a, int64_t lda,
+                         float* c, int64_t ldc) {
+  cblas_ssyrk(CblasRowMajor, CblasLower, CblasTrans, n, k, -1.0f, a, lda, 1.0f,
+              c, ldc);
+}
+inline void SubtractGram(int64_t n, int64_t k, const double* a, int64_t lda,
+                         double* c, int64_t ldc) {
+  cblas_dsyrk(CblasRowMajor, CblasLower, CblasTrans, n, k, -1.0, a, lda, 1.0, c,
+              ldc);
+}
+
+// B = L⁻ᵀ B with L lower triangular [m, m], B [m, n].
+inline void SolveLowerTransposed(int64_t m, int64_t n, const float* l,
+                                 int64_t ldl, float* b, int64_t ldb) {
+  cblas_strsm(CblasRowMajor, CblasLeft, CblasLower, CblasTrans, CblasNonUnit, m,
+              n, 1.0f, l, ldl, b, ldb);
+}
+inline void SolveLowerTransposed(int64_t m, int64_t n, const double* l,
+                                 int64_t ldl, double* b, int64_t ldb) {
+  cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasTrans, CblasNonUnit, m,
+              n, 1.0, l, ldl, b, ldb);
+}
+
+// A = L Lᵀ in place on the lower triangle of [n, n], leading dimension n. False
+// when A is not positive definite.
+inline bool CholeskyLower(float* a, int64_t n) {
+  const int size = static_cast<int>(n);
+  int info = 0;
+  // Row-major lower is LAPACK's column-major upper.
+  spotrf_("U", &size, a, &size, &info);
+  return info == 0;
+}
+inline bool CholeskyLower(double* a, int64_t n) {
+  const int size = static_cast<int>(n);
+  int info = 0;
+  dpotrf_("U", &size, a, &size, &info);
+  return info == 0;
 }
 
 }  // namespace bitwright::quant

@@ -6,94 +6,91 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "worker/quant/blas.h"
-#include "worker/quant/kernels.h"
+#include "worker/quant/cholesky.h"
 #include "worker/quant/parallel.h"
-
-extern "C" void dpotrf_(const char* uplo, const int* n, double* a,
-                        const int* lda, int* info);
 
 namespace bitwright::quant {
 namespace {
 
 constexpr int kMaxAttempts = 6;
-constexpr int64_t kBlock = 128;  // columns factored at a time
-constexpr int64_t kTile = 256;   // edge of the tiles of the trailing update
-// Least share of R_kk² that UndampedWeights leaves, against cancellation.
-constexpr double kSmallestWeight = 1e-4;
+// What follows an attempt without damping.
+constexpr double kFirstDamping = 1e-6;
+constexpr int64_t kFactorRows = 32;  // rows per piece of the elementwise loops
 
-// Lower Cholesky of a row-major [n, n] matrix, in place (lower triangle read
-// and written). False when it is not positive definite.
-bool CholeskyInPlace(double* a, int64_t n) {
-  for (int64_t k = 0; k < n; k += kBlock) {
-    const int width = static_cast<int>(std::min(kBlock, n - k));
-    double* corner = a + k * n + k;
-    // Row-major lower is LAPACK's column-major upper.
-    const int stride = static_cast<int>(n);
-    int info = 0;
-    dpotrf_("U", &width, corner, &stride, &info);
-    if (info != 0) return false;
-    const int64_t rest = k + width;
-    const int64_t tiles = (n - rest + kTile - 1) / kTile;
-    ParallelFor(tiles, [&](int64_t t) {
-      const int64_t row = rest + t * kTile;
-      cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans,
-                  CblasNonUnit, std::min(kTile, n - row), width, 1.0, corner, n,
-                  a + row * n + k, n);
-    });
-    ParallelFor(tiles * (tiles + 1) / 2, [&](int64_t index) {
-      int64_t ti = 0;
-      while ((ti + 1) * (ti + 2) / 2 <= index) ++ti;
-      const int64_t i = rest + ti * kTile;
-      const int64_t j = rest + (index - ti * (ti + 1) / 2) * kTile;
-      const int64_t height = std::min(kTile, n - i);
-      if (i == j) {
-        cblas_dsyrk(CblasRowMajor, CblasLower, CblasNoTrans, height, width,
-                    -1.0, a + i * n + k, n, 1.0, a + i * n + i, n);
-      } else {
-        Gemm(false, true, height, std::min(kTile, n - j), width, -1.0,
-             a + i * n + k, n, a + j * n + k, n, 1.0, a + i * n + j, n);
-      }
-    });
-  }
-  for (int64_t i = 0; i < n; ++i) {
-    if (!std::isfinite(a[i * n + i]) || a[i * n + i] <= 0) return false;
-  }
-  return true;
+// fn(row) for every row of n, in parallel.
+template <typename Fn>
+void ForRows(int64_t n, Fn fn) {
+  ParallelFor((n + kFactorRows - 1) / kFactorRows, [&](int64_t piece) {
+    const int64_t end = std::min(n, (piece + 1) * kFactorRows);
+    for (int64_t i = piece * kFactorRows; i < end; ++i) fn(i);
+  });
 }
 
-// P (H + added·I) P into `a` (lower triangle), P reversing factor.order.
-void FillFlipped(const HessianView& h, const Factor& factor, double added,
-                 double* a) {
+// (H + damping·mean·I) / mean by position, the lower triangle: the division
+// keeps float32 in its range.
+template <typename Real>
+void FillLower(const HessianView& h, absl::Span<const double> diagonal,
+               double mean, double damping, bool natural_order,
+               absl::Span<const int32_t> order, Real* out) {
   const int64_t n = h.columns();
-  ParallelFor(n, [&](int64_t i) {
-    const int32_t row = factor.order[n - 1 - i];
-    for (int64_t j = 0; j <= i; ++j) {
-      a[i * n + j] = h.At(row, factor.order[n - 1 - j]);
+  const Real scale = static_cast<Real>(h.scale() / mean);
+  ForRows(n, [&](int64_t i) {
+    Real* row = out + i * n;
+    if (natural_order) {
+      const float* in = h.Row(i);
+      for (int64_t j = 0; j <= i; ++j) row[j] = in[j] * scale;
+    } else {
+      for (int64_t j = 0; j <= i; ++j) {
+        row[j] = static_cast<Real>(h.At(order[i], order[j]) / mean);
+      }
     }
-    if (factor.dead[row]) a[i * n + i] = 1.0;
-    a[i * n + i] += added;
+    row[i] = static_cast<Real>(diagonal[order[i]] / mean + damping);
   });
 }
 
-// R = P L P, as its diagonal and the rest divided by the diagonal.
-void Unflip(const double* l, Factor& factor) {
-  const int64_t n = factor.columns;
-  for (int64_t k = 0; k < n; ++k) {
-    factor.diagonal[k] = l[(n - 1 - k) * n + (n - 1 - k)];
+// One attempt at one damping. `unit` receives S / S_kk (see cholesky.h), which
+// is R_jk / R_kk at [k][j].
+template <typename Real>
+class Attempt {
+ public:
+  Attempt(const HessianView& h, absl::Span<const double> diagonal, double mean,
+          bool natural_order, Factor& factor, RawVector<Real>& unit)
+      : h_(h),
+        diagonal_(diagonal),
+        mean_(mean),
+        natural_order_(natural_order),
+        n_(h.columns()),
+        factor_(factor),
+        unit_(unit) {
+    unit_.resize(n_ * n_);
   }
-  constexpr int64_t kRows = 64;  // Rows at a time: L is read along its rows.
-  ParallelFor((n + kRows - 1) / kRows, [&](int64_t piece) {
-    const int64_t begin = piece * kRows;
-    const int64_t end = std::min(n, begin + kRows);
-    for (int64_t j = 0; j < end; ++j) {
-      for (int64_t k = std::max(begin, j + 1); k < end; ++k) {
-        factor.unit[k * n + j] = static_cast<float>(
-            l[(n - 1 - j) * n + (n - 1 - k)] / factor.diagonal[k]);
-      }
+
+  // H + damping·mean(diag H)·I = R Rᵀ. False when it has no such factor, or one
+  // that this precision does not give accurately.
+  bool Run(double damping, double least_pivot) {
+    FillLower(h_, diagonal_, mean_, damping, natural_order_, factor_.order,
+              unit_.data());
+    std::vector<Real> roots(n_);
+    if (!FactorInPlace(unit_.data(), n_, roots.data())) return false;
+    const double root = std::sqrt(mean_);
+    for (int64_t k = 0; k < n_; ++k) {
+      const double pivot = roots[k];
+      const double full = diagonal_[factor_.order[k]] / mean_ + damping;
+      if (!(pivot * pivot >= least_pivot * full)) return false;
+      factor_.diagonal[k] = root * pivot;
     }
-  });
-}
+    return true;
+  }
+
+ private:
+  const HessianView& h_;
+  const absl::Span<const double> diagonal_;
+  const double mean_;
+  const bool natural_order_;
+  const int64_t n_;
+  Factor& factor_;
+  RawVector<Real>& unit_;
+};
 
 // The diagonal of H, with 1 for dead columns, by original column. Marks these.
 std::vector<double> LiveDiagonal(const HessianView& h, Factor& factor) {
@@ -108,6 +105,46 @@ std::vector<double> LiveDiagonal(const HessianView& h, Factor& factor) {
     }
   }
   return diagonal;
+}
+
+// H = diag(H): no feedback at all.
+void FallBackToDiagonal(absl::Span<const double> diagonal, Precision precision,
+                        Factor& factor) {
+  const int64_t n = factor.columns;
+  factor.report.diagonal_fallback = true;
+  for (int64_t p = 0; p < n; ++p) {
+    factor.diagonal[p] = std::sqrt(diagonal[factor.order[p]]);
+  }
+  factor.unit.assign(n * n, 0.0f);
+  if (precision == Precision::kFloat64) factor.unit64.assign(n * n, 0.0);
+}
+
+// One attempt in the precision asked for, and, if that is float32 and not
+// enough, in float64.
+bool TryDamping(const HessianView& h, absl::Span<const double> diagonal,
+                double mean, double damping, const FactorOptions& options,
+                Factor& factor) {
+  const bool natural = !options.act_order;
+  const int64_t n = h.columns();
+  if (options.precision == Precision::kFloat32 &&
+      Attempt<float>(h, diagonal, mean, natural, factor, factor.unit)
+          .Run(damping, kLeastPivot)) {
+    return true;
+  }
+  RawVector<double> unit64;
+  if (!Attempt<double>(h, diagonal, mean, natural, factor, unit64)
+           .Run(damping, 0)) {
+    return false;
+  }
+  factor.unit.resize(n * n);
+  ForRows(n, [&](int64_t k) {
+    const double* row = unit64.data() + k * n;
+    std::copy(row, row + k, factor.unit.data() + k * n);
+  });
+  if (options.precision == Precision::kFloat64) {
+    factor.unit64 = std::move(unit64);
+  }
+  return true;
 }
 
 }  // namespace
@@ -131,63 +168,82 @@ absl::StatusOr<Factor> FactorHessian(const HessianView& h,
         [&](int32_t a, int32_t b) { return diagonal[a] > diagonal[b]; });
   }
   factor.diagonal.resize(n);
-  factor.unit.assign(n * n, 0.0f);
 
   const double mean =
       std::accumulate(diagonal.begin(), diagonal.end(), 0.0) / n;
-  std::vector<double> a(n * n);
+  factor.mean = mean;
   double damping = options.damping;
-  for (int attempt = 1; attempt <= kMaxAttempts; ++attempt, damping *= 10) {
+  for (int attempt = 1; attempt <= kMaxAttempts; ++attempt) {
     factor.report.attempts = attempt;
-    FillFlipped(h, factor, damping * mean, a.data());
-    if (!CholeskyInPlace(a.data(), n)) continue;
-    Unflip(a.data(), factor);
-    factor.report.damping = damping;
-    factor.added = damping * mean;
-    return factor;
+    if (TryDamping(h, diagonal, mean, damping, options, factor)) {
+      factor.report.damping = damping;
+      factor.added = damping * mean;
+      return factor;
+    }
+    damping = damping == 0 ? kFirstDamping : 10 * damping;
   }
-  factor.report.diagonal_fallback = true;
-  for (int64_t p = 0; p < n; ++p) {
-    factor.diagonal[p] = std::sqrt(diagonal[factor.order[p]]);
-  }
+  FallBackToDiagonal(diagonal, options.precision, factor);
   return factor;
 }
 
-std::vector<double> UndampedWeights(const Factor& factor) {
-  PinBlasToOneThread();
-  const int64_t n = factor.columns;
-  // ‖row k of (R / diag R)⁻¹‖² = 1 + its part right of the diagonal.
-  std::vector<double> norm(n, 0.0);
-  if (!factor.report.diagonal_fallback && factor.added > 0) {
-    const int64_t blocks = (n + kBlock - 1) / kBlock;
-    std::vector<std::vector<double>> partial(blocks);
-    ParallelFor(blocks, [&](int64_t b) {
-      const int64_t begin = b * kBlock;
-      const int64_t width = std::min(kBlock, n - begin);
-      const int64_t height = begin + width;  // Zero below: upper triangular.
-      std::vector<float> inverse(height * width, 0.0f);
-      for (int64_t i = 0; i < width; ++i) {
-        inverse[(begin + i) * width + i] = 1.0f;
-      }
-      cblas_strsm(CblasRowMajor, CblasLeft, CblasLower, CblasTrans, CblasUnit,
-                  height, width, 1.0f, factor.unit.data(), n, inverse.data(),
-                  width);
-      partial[b].resize(height);
-      for (int64_t k = 0; k < height; ++k) {
-        partial[b][k] = SquareRun(inverse.data() + k * width, width);
-      }
-    });
-    for (const std::vector<double>& p : partial) {
-      for (size_t k = 0; k < p.size(); ++k) norm[k] += p[k];
-    }
-  }
-  std::vector<double> weights(n);
-  for (int64_t k = 0; k < n; ++k) {
-    const double damped = factor.diagonal[k] * factor.diagonal[k];
-    weights[factor.order[k]] =
-        std::max(damped - factor.added * norm[k], kSmallestWeight * damped);
+std::vector<double> ColumnWeights(const Factor& factor) {
+  std::vector<double> weights(factor.columns);
+  for (int64_t p = 0; p < factor.columns; ++p) {
+    weights[factor.order[p]] = factor.diagonal[p] * factor.diagonal[p];
   }
   return weights;
 }
+
+namespace {
+
+const RawVector<float>& UnitOf(const Factor& factor, float) {
+  return factor.unit;
+}
+const RawVector<double>& UnitOf(const Factor& factor, double) {
+  return factor.unit64;
+}
+
+}  // namespace
+
+template <typename Real>
+RawVector<Real> ScaledFactor(const Factor& factor) {
+  const int64_t n = factor.columns;
+  const RawVector<Real>& unit = UnitOf(factor, Real{});
+  const double root = std::sqrt(factor.mean);
+  RawVector<Real> out(n * n);
+  ForRows(n, [&](int64_t k) {
+    const Real pivot = static_cast<Real>(factor.diagonal[k] / root);
+    for (int64_t j = 0; j < k; ++j) out[k * n + j] = pivot * unit[k * n + j];
+    out[k * n + k] = pivot;
+    std::fill(out.data() + k * n + k + 1, out.data() + (k + 1) * n, Real{0});
+  });
+  return out;
+}
+
+template <typename Real>
+RawVector<Real> DiagonalBlocks(const HessianView& h, const Factor& factor,
+                               int64_t width) {
+  const int64_t n = factor.columns;
+  const double scale = 1 / factor.mean;
+  RawVector<Real> out(n * width);
+  ForRows(n, [&](int64_t k) {
+    const int64_t start = k / width * width;
+    const int32_t column = factor.order[k];
+    Real* row = out.data() + k * width;
+    for (int64_t j = start; j < std::min(n, start + width); ++j) {
+      row[j - start] = static_cast<Real>(h.At(column, factor.order[j]) * scale);
+    }
+    const double own = factor.dead[column] ? 1.0 : h.At(column, column);
+    row[k - start] = static_cast<Real>((own + factor.added) * scale);
+  });
+  return out;
+}
+
+template RawVector<float> ScaledFactor<float>(const Factor&);
+template RawVector<double> ScaledFactor<double>(const Factor&);
+template RawVector<float> DiagonalBlocks<float>(const HessianView&,
+                                                const Factor&, int64_t);
+template RawVector<double> DiagonalBlocks<double>(const HessianView&,
+                                                  const Factor&, int64_t);
 
 }  // namespace bitwright::quant

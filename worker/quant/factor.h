@@ -13,14 +13,25 @@
 
 #include "absl/status/statusor.h"
 #include "worker/quant/hessian.h"
+#include "worker/quant/raw_vector.h"
 
 namespace bitwright::quant {
+
+// What error feedback computes in. Codes and files do not change their meaning.
+enum class Precision {
+  // Factorization and feedback in float32; a Hessian that is too ill
+  // conditioned for that is factored in float64.
+  kFloat32,
+  // Everything in float64: for checking, at about three times the cost.
+  kFloat64,
+};
 
 struct FactorOptions {
   // λ: λ·mean(diag H) is added to the diagonal. >= 0.
   double damping = 0.01;
   // Take the columns by descending H_jj instead of by index.
   bool act_order = false;
+  Precision precision = Precision::kFloat32;
 };
 
 struct FactorReport {
@@ -41,8 +52,11 @@ struct Factor {
   std::vector<bool> dead;        // [columns], by original column
   std::vector<double> diagonal;  // [columns] R_pp, by position
   // [columns, columns] row-major, by position: R_jk / R_kk at [k][j], j < k
-  // (the weights of column k's feedback are contiguous); 0 elsewhere.
-  std::vector<float> unit;
+  // (the weights of column k's feedback are contiguous); unspecified elsewhere.
+  RawVector<float> unit;
+  // The same in float64, with Precision::kFloat64 only.
+  RawVector<double> unit64;
+  double mean = 0;  // mean(diag H), with 1 for dead columns
   // What was added to every diagonal element of H: damping · mean(diag H).
   double added = 0;
   FactorReport report;
@@ -50,18 +64,29 @@ struct Factor {
 
 // Dead columns (H_jj = 0) get H_jj = 1 and are listed; their weights count as
 // zero from here on. A factorization that fails or is not finite is tried again
-// with ten times the damping, 6 attempts in all, then H becomes diag(H).
-// Float64 inside; the same result for any number of threads. INVALID_ARGUMENT
-// when the damping is negative or not finite.
+// with ten times the damping (1e-6 after none), 6 attempts in all, then H
+// becomes diag(H). In float32 the factor is that of a Hessian within a few
+// units of float32 of the given one, less than what summing it in float32 has
+// cost already; where a pivot is below kLeastPivot of its diagonal element, or
+// fails, the same attempt is made in float64. The same result for any number of
+// threads. INVALID_ARGUMENT when the damping is negative or not finite.
+inline constexpr double kLeastPivot = 1e-3;
 absl::StatusOr<Factor> FactorHessian(const HessianView& h,
                                      const FactorOptions& options);
 
-// What the rounding of each column adds to the loss on the undamped H, per unit
-// of ‖t_k − ŵ_k‖² and by original column: R_kk² (1 − added·‖(R⁻¹)_k‖²), (R⁻¹)_k
-// a row, from W − Ŵ = Δ·diag(R)·R⁻¹ with the rounding errors Δ of different
-// columns taken as uncorrelated. The damped loss has plain R_kk². Always
-// positive. Costs as much as half a factorization (n³/3 flops in float32).
-std::vector<double> UndampedWeights(const Factor& factor);
+// [columns] R_kk² by original column: what a unit of squared rounding error
+// costs.
+std::vector<double> ColumnWeights(const Factor& factor);
+
+// Two forms of H' = (H + added·I) / mean(diag H) by position, for float and
+// double: Rᵀ of H' = R Rᵀ as a lower triangle with zeros above it, [columns,
+// columns], and the blocks of `width` columns on the diagonal of H', [columns,
+// width]: row k holds H' at k and the columns of k's block.
+template <typename Real>
+RawVector<Real> ScaledFactor(const Factor& factor);
+template <typename Real>
+RawVector<Real> DiagonalBlocks(const HessianView& h, const Factor& factor,
+                               int64_t width);
 
 }  // namespace bitwright::quant
 

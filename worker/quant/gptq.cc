@@ -3,192 +3,119 @@
 #include <algorithm>
 
 #include "worker/quant/blas.h"
+#include "worker/quant/blocked_columns.h"
 #include "worker/quant/kernels.h"
+#include "worker/quant/panels.h"
 #include "worker/quant/parallel.h"
+#include "worker/quant/raw_vector.h"
 
 namespace bitwright::quant {
 namespace {
 
-constexpr int64_t kOuterBlock = 256;  // columns per outer block (one GEMM each)
-constexpr int64_t kInnerBlock = 32;   // columns whose feedback is done by hand
-// Tiles of a transposition. Few rows: rows are often a power of two apart, and
-// then share one set of the cache.
-constexpr int64_t kTileRows = 8;
-constexpr int64_t kTileFloats = 16;
-constexpr int64_t kTileCodes = 64;
 constexpr int64_t kNearestRows = 16;  // rows per piece of RoundToNearest
 
-// The ranges as [groups, rows]: runs over rows are contiguous.
-struct RangeRuns {
-  explicit RangeRuns(const Grid& grid)
-      : min(grid.min.size()), max(grid.max.size()) {
-    for (int64_t r = 0; r < grid.rows; ++r) {
-      for (int64_t g = 0; g < grid.groups; ++g) {
-        min[g * grid.rows + r] = grid.Min(r, g);
-        max[g * grid.rows + r] = grid.Max(r, g);
-      }
-    }
-  }
-  std::vector<float> min, max;
-};
-
-// The sums that one chunk of rows leaves behind.
-struct ChunkSums {
-  std::vector<double> rounding;  // [columns] ‖t_k − ŵ_k‖², by position
-  double squared_error = 0;      // ‖W − Ŵ‖²
-};
-
-// Rows [first, first + n) through every column.
-class ChunkPass {
+// The rows of one panel through every column, in Real arithmetic.
+template <typename Real>
+class PanelPass {
  public:
-  ChunkPass(const FeedbackInput& in, const RangeRuns& ranges, int64_t first,
-            int64_t n, FeedbackResult& result, ChunkSums& sums)
+  // `unit` is the factor's, `sums` gets [columns] by position.
+  PanelPass(const FeedbackInput& in, const Real* unit, const RangeRuns& ranges,
+            const RowPanels& panels, int64_t panel, RunSums* sums)
       : in_(in),
-        ranges_(ranges),
-        first_(first),
-        n_(n),
-        columns_(in.factor->columns),
-        result_(result),
+        unit_(unit),
+        grids_(*in.grid, ranges, in.levels, in.row_levels, panels.First(panel),
+               panels.Height(panel)),
+        n_(panels.Height(panel)),
+        columns_(panels.columns()),
+        begin_(panels.At(panel, 0)),
         sums_(sums),
-        errors_(columns_ * n),
-        targets_(kOuterBlock * n),
-        codes_(kOuterBlock * n) {}
+        errors_(columns_ * n_),
+        targets_(kOuterBlock * n_) {}
 
   void Run() {
-    sums_.rounding.resize(columns_);
-    LoadTransposed();
+    for (int64_t k = 0; k < columns_; ++k) {
+      const float* weight = in_.weight + begin_ + in_.factor->order[k] * n_;
+      std::copy(weight, weight + n_, Errors(k));
+    }
     for (int64_t start = 0; start < columns_; start += kOuterBlock) {
       const int64_t end = std::min(start + kOuterBlock, columns_);
       std::copy(Errors(start), Errors(start) + (end - start) * n_,
                 targets_.data());
-      if (start > 0) Feedback(0, start, start, end, targets_.data());
-      for (int64_t inner = start; inner < end; inner += kInnerBlock) {
-        const int64_t inner_end = std::min(inner + kInnerBlock, end);
-        if (inner > start) {
-          Feedback(start, inner, inner, inner_end,
-                   targets_.data() + (inner - start) * n_);
-        }
-        for (int64_t k = inner; k < inner_end; ++k) {
-          RoundColumn(inner, k, targets_.data() + (k - start) * n_,
-                      codes_.data() + (k - start) * n_);
-        }
+      if (start > 0) {
+        Gemm(false, false, end - start, n_, start, Real{1},
+             unit_ + start * columns_, columns_, Errors(0), n_, Real{1},
+             targets_.data(), n_);
       }
-      StoreCodes(start, end);
+      ForColumns(unit_ + start * columns_ + start, columns_, end - start, n_,
+                 Errors(start), targets_.data(),
+                 [&](int64_t k, Real* t) { RoundColumn(start + k, t); });
     }
   }
 
  private:
-  float* Errors(int64_t position) { return errors_.data() + position * n_; }
+  Real* Errors(int64_t position) { return errors_.data() + position * n_; }
 
-  // t of positions [to, to_end) += Σ_j (w_j − ŵ_j) R_jk / R_kk over j in
-  // [from, from_end).
-  void Feedback(int64_t from, int64_t from_end, int64_t to, int64_t to_end,
-                float* t) {
-    Gemm(false, false, to_end - to, n_, from_end - from, 1.0f,
-         in_.factor->unit.data() + to * columns_ + from, columns_, Errors(from),
-         n_, 1.0f, t, n_);
-  }
-
-  // Feedback from the inner block's earlier columns, then rounding; the weights
-  // of position k are replaced by their errors.
-  void RoundColumn(int64_t inner, int64_t k, float* t, uint8_t* codes) {
-    AccumulateRun(Errors(inner), n_,
-                  in_.factor->unit.data() + k * columns_ + inner, k - inner, n_,
-                  t);
+  // Rounds t; the weights of position k are replaced by their errors.
+  void RoundColumn(int64_t k, Real* t) {
     const int32_t column = in_.factor->order[k];
-    if (in_.targets != nullptr) {
-      std::copy_n(t, n_, in_.targets + column * in_.rows + first_);
-    }
-    const int64_t range = in_.grid->GroupOf(column) * in_.rows + first_;
-    RoundRun(ranges_.min.data() + range, ranges_.max.data() + range,
-             in_.levels[column], n_, t, Errors(k), codes);
-    sums_.rounding[k] = SquareRun(t, n_);
-    sums_.squared_error += SquareRun(Errors(k), n_);
-  }
-
-  void LoadTransposed() {
-    const int64_t n = n_, columns = columns_;
-    const float* weight = in_.weight + first_ * columns;
-    ForTiles(0, columns, kTileFloats,
-             [&](int64_t p, int64_t begin, int64_t end) {
-               const int32_t column = in_.factor->order[p];
-               float* out = errors_.data() + p * n;
-               if (in_.factor->dead[column]) return;  // Stays zero.
-               for (int64_t i = begin; i < end; ++i) {
-                 out[i] = weight[i * columns + column];
-               }
-             });
-  }
-
-  void StoreCodes(int64_t start, int64_t end) {
-    const int64_t n = n_, columns = columns_;
-    uint8_t* codes = result_.codes.data() + first_ * columns;
-    ForTiles(start, end, kTileCodes,
-             [&](int64_t p, int64_t begin, int64_t stop) {
-               uint8_t* out = codes + in_.factor->order[p];
-               const uint8_t* in = codes_.data() + (p - start) * n;
-               for (int64_t i = begin; i < stop; ++i) out[i * columns] = in[i];
-             });
-  }
-
-  // fn(position, rows from, to) in tiles that stay in the cache both ways.
-  template <typename Fn>
-  void ForTiles(int64_t start, int64_t end, int64_t width, Fn fn) {
-    for (int64_t p0 = start; p0 < end; p0 += width) {
-      const int64_t p1 = std::min(p0 + width, end);
-      for (int64_t i0 = 0; i0 < n_; i0 += kTileRows) {
-        const int64_t i1 = std::min(i0 + kTileRows, n_);
-        for (int64_t p = p0; p < p1; ++p) fn(p, i0, i1);
-      }
-    }
+    const int64_t at = begin_ + column * n_;
+    if (in_.targets != nullptr) std::copy(t, t + n_, in_.targets + at);
+    sums_[k] = RoundRun(grids_.For(column), n_, t, Errors(k), in_.codes + at);
   }
 
   const FeedbackInput& in_;
-  const RangeRuns& ranges_;
-  const int64_t first_, n_, columns_;
-  FeedbackResult& result_;
-  ChunkSums& sums_;
+  const Real* unit_;
+  GridRuns grids_;
+  const int64_t n_, columns_, begin_;
+  RunSums* sums_;
   // [columns, n] by position: weights, replaced by w − ŵ column by column.
-  std::vector<float> errors_;
-  std::vector<float> targets_;  // [kOuterBlock, n] t of the current block
-  std::vector<uint8_t> codes_;  // [kOuterBlock, n] of the current block
+  RawVector<Real> errors_;
+  RawVector<Real> targets_;  // [kOuterBlock, n] t of the current block
 };
 
 }  // namespace
 
-FeedbackResult FeedbackPass(const FeedbackInput& input) {
-  PinBlasToOneThread();
-  const Factor& factor = *input.factor;
+FeedbackSums CollectSums(const Factor& factor, absl::Span<const RunSums> sums) {
   const int64_t columns = factor.columns;
-  const int64_t chunk = RowChunk(input.rows);
-  const int64_t chunks = (input.rows + chunk - 1) / chunk;
-  FeedbackResult result;
-  result.codes.resize(input.rows * columns);
+  FeedbackSums result;
   result.column_loss.resize(columns);
-  std::vector<ChunkSums> sums(chunks);
-  const RangeRuns ranges(*input.grid);
-  ParallelFor(chunks, [&](int64_t c) {
-    const int64_t first = c * chunk;
-    ChunkPass(input, ranges, first, std::min(chunk, input.rows - first), result,
-              sums[c])
-        .Run();
-  });
-  for (const ChunkSums& s : sums) result.squared_error += s.squared_error;
   for (int64_t p = 0; p < columns; ++p) {
     double total = 0;
-    for (const ChunkSums& s : sums) total += s.rounding[p];
+    for (size_t at = p; at < sums.size(); at += columns) {
+      total += sums[at].rounding;
+      result.squared_error += sums[at].error;
+    }
     const double r = factor.diagonal[p];
     result.column_loss[factor.order[p]] = 0.5 * r * r * total;
   }
   return result;
 }
 
-FeedbackResult RoundToNearest(const float* weight, int64_t rows,
-                              const Grid& grid,
-                              absl::Span<const uint16_t> levels,
-                              absl::Span<const double> diagonal) {
+FeedbackSums FeedbackPass(const FeedbackInput& input) {
+  PinBlasToOneThread();
+  const Factor& factor = *input.factor;
+  const int64_t columns = factor.columns;
+  const RowPanels panels(input.rows, columns);
+  std::vector<RunSums> sums(panels.count() * columns);
+  const RangeRuns ranges(*input.grid);
+  ParallelFor(panels.count(), [&](int64_t p) {
+    RunSums* out = sums.data() + p * columns;
+    if (factor.unit64.empty()) {
+      PanelPass<float>(input, factor.unit.data(), ranges, panels, p, out).Run();
+    } else {
+      PanelPass<double>(input, factor.unit64.data(), ranges, panels, p, out)
+          .Run();
+    }
+  });
+  return CollectSums(factor, sums);
+}
+
+NearestResult RoundToNearest(const float* weight, int64_t rows,
+                             const Grid& grid,
+                             absl::Span<const uint16_t> levels,
+                             absl::Span<const double> diagonal) {
   const int64_t columns = grid.columns;
-  FeedbackResult result;
+  NearestResult result;
   result.codes.resize(rows * columns);
   std::vector<std::vector<double>> sums((rows + kNearestRows - 1) /
                                         kNearestRows);

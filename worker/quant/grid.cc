@@ -1,9 +1,11 @@
 #include "worker/quant/grid.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "worker/quant/kernels.h"
 #include "worker/quant/parallel.h"
 
 namespace bitwright::quant {
@@ -73,12 +75,8 @@ Range SearchClip(const float* w, int64_t n, Range full,
 Range RangeOf(const float* w, int64_t n, const GridOptions& options) {
   // Half the largest float, so that max − min stays finite.
   constexpr float kLimit = std::numeric_limits<float>::max() / 2;
-  Range r{0.0f, 0.0f};
-  for (int64_t j = 0; j < n; ++j) {
-    r.min = std::min(r.min, w[j]);
-    r.max = std::max(r.max, w[j]);
-  }
-  r = {std::max(r.min, -kLimit), std::min(r.max, kLimit)};
+  const Extent extent = ExtentRun(w, n);
+  Range r{std::max(extent.min, -kLimit), std::min(extent.max, kLimit)};
   if (options.symmetric) {
     const float m = std::max(-r.min, r.max);
     r = {-m, m};
@@ -91,9 +89,7 @@ absl::Status CheckWeight(const float* weight, int64_t rows, int64_t columns) {
   std::vector<int64_t> bad(rows, -1);
   ParallelFor(rows, [&](int64_t r) {
     const float* w = weight + r * columns;
-    float zero = 0;  // x·0 is NaN unless x is finite.
-    for (int64_t j = 0; j < columns; ++j) zero += w[j] * 0.0f;
-    if (zero == 0) return;
+    if (ExtentRun(w, columns).finite) return;
     for (int64_t j = 0; j < columns && bad[r] < 0; ++j) {
       if (!std::isfinite(w[j])) bad[r] = j;
     }
@@ -141,15 +137,21 @@ absl::StatusOr<Grid> MakeGrid(const float* weight, int64_t rows,
   grid.groups = (columns + grid.group_size - 1) / grid.group_size;
   grid.min.resize(rows * grid.groups);
   grid.max.resize(rows * grid.groups);
+  const bool any_dead = std::find(dead.begin(), dead.end(), true) != dead.end();
   ParallelFor(rows, [&](int64_t r) {
-    std::vector<float> w(weight + r * columns, weight + (r + 1) * columns);
-    for (int64_t j = 0; j < static_cast<int64_t>(dead.size()); ++j) {
-      if (dead[j]) w[j] = 0;
+    const float* w = weight + r * columns;
+    std::vector<float> live;
+    if (any_dead) {
+      live.assign(w, w + columns);
+      for (int64_t j = 0; j < columns; ++j) {
+        if (dead[j]) live[j] = 0;
+      }
+      w = live.data();
     }
     for (int64_t g = 0; g < grid.groups; ++g) {
       const int64_t begin = g * grid.group_size;
       const int64_t width = std::min(grid.group_size, columns - begin);
-      const Range range = RangeOf(w.data() + begin, width, options);
+      const Range range = RangeOf(w + begin, width, options);
       grid.min[r * grid.groups + g] = range.min;
       grid.max[r * grid.groups + g] = range.max;
     }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "worker/quant/blas.h"
+#include "worker/quant/kernels.h"
 #include "worker/quant/parallel.h"
 
 namespace bitwright::quant {
@@ -14,27 +15,23 @@ namespace {
 // of them, so that there is work for every core.
 int64_t TileEdge(int64_t columns) {
   if (columns <= 512) return 96;
-  return columns <= 2048 ? 256 : 512;
+  return columns < 2048 ? 256 : 512;
 }
 
 constexpr int64_t kReduceChunk = 1 << 16;
 
 // Index of the first value that is NaN or infinite, or -1.
 int64_t FirstNonFinite(const float* values, int64_t n) {
-  // x·0 is 0 for a finite x and NaN otherwise; the sum is cheap to vectorise.
-  float zero = 0;
-  for (int64_t i = 0; i < n; ++i) zero += values[i] * 0.0f;
-  if (zero == 0) return -1;
-  for (int64_t i = 0; i < n; ++i) {
-    if (!std::isfinite(values[i])) return i;
-  }
-  return -1;
+  if (ExtentRun(values, n).finite) return -1;
+  return std::find_if(values, values + n,
+                      [](float v) { return !std::isfinite(v); }) -
+         values;
 }
 
 }  // namespace
 
 HessianAccumulator::HessianAccumulator(int64_t columns)
-    : columns_(columns), sum_(columns * columns, 0.0f) {}
+    : columns_(columns), sum_(columns * columns) {}
 
 absl::Status HessianAccumulator::Add(const float* x, int64_t tokens) {
   if (tokens < 0) {
@@ -43,6 +40,7 @@ absl::Status HessianAccumulator::Add(const float* x, int64_t tokens) {
   }
   if (tokens == 0) return absl::OkStatus();
   PinBlasToOneThread();
+  const float keep = tokens_ > 0 ? 1.0f : 0.0f;  // 0: sum_ is not read.
   const int64_t edge = TileEdge(columns_);
   const int64_t tiles = (columns_ + edge - 1) / edge;
   ParallelFor(tiles * (tiles + 1) / 2, [&](int64_t index) {
@@ -55,10 +53,10 @@ absl::Status HessianAccumulator::Add(const float* x, int64_t tokens) {
     float* tile = sum_.data() + i * columns_ + j;
     if (i == j) {
       cblas_ssyrk(CblasRowMajor, CblasLower, CblasTrans, height, tokens, 1.0f,
-                  x + i, columns_, 1.0f, tile, columns_);
+                  x + i, columns_, keep, tile, columns_);
     } else {
       Gemm(true, false, height, width, tokens, 1.0f, x + i, columns_, x + j,
-           columns_, 1.0f, tile, columns_);
+           columns_, keep, tile, columns_);
     }
   });
   tokens_ += tokens;
@@ -67,6 +65,7 @@ absl::Status HessianAccumulator::Add(const float* x, int64_t tokens) {
 
 std::vector<float> HessianAccumulator::Packed() const {
   std::vector<float> packed(PackedSize(columns_));
+  if (tokens_ == 0) return packed;
   for (int64_t i = 0; i < columns_; ++i) {
     std::copy_n(sum_.data() + i * columns_, i + 1,
                 packed.data() + i * (i + 1) / 2);

@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "worker/quant/raw_vector.h"
 
 namespace bitwright::quant {
 
@@ -49,8 +50,9 @@ class HessianAccumulator {
  private:
   int64_t columns_;
   int64_t tokens_ = 0;
-  std::vector<float>
-      sum_;  // [columns, columns]; tiles on or below the diagonal.
+  // [columns, columns]; tiles on or below the diagonal. Unset while there are
+  // no tokens.
+  RawVector<float> sum_;
 };
 
 // The sum of packed partial Hessians, taken in the order given (the order of

@@ -1,19 +1,33 @@
 #include "worker/quant/kernels.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstring>
 
 // BITWRIGHT_DISPATCH(Type, Name, (parameters), (arguments)) defines Name to run
 // NameBody compiled for the best instruction set of this machine.
 #define BITWRIGHT_INLINE [[gnu::always_inline]] inline
 #if defined(__x86_64__) && defined(__GNUC__)
-#define BITWRIGHT_DISPATCH(Type, Name, parameters, arguments)  \
-  [[gnu::target("avx2")]] static Type Name##Avx2 parameters {  \
-    return Name##Body arguments;                               \
-  }                                                            \
-  Type Name parameters {                                       \
-    static const bool avx2 = __builtin_cpu_supports("avx2");   \
-    return avx2 ? Name##Avx2 arguments : Name##Body arguments; \
+#define BITWRIGHT_DISPATCH(Type, Name, parameters, arguments)            \
+  [[gnu::target("avx2")]] static Type Name##Avx2 parameters {            \
+    return Name##Body arguments;                                         \
+  }                                                                      \
+  [[gnu::target(                                                         \
+      "avx512f,avx512vl,avx512bw,avx512dq,"                              \
+      "prefer-vector-width=512")]] static Type Name##Avx512 parameters { \
+    return Name##Body arguments;                                         \
+  }                                                                      \
+  Type Name parameters {                                                 \
+    switch (ActiveSimd()) {                                              \
+      case Simd::kAvx512:                                                \
+        return Name##Avx512 arguments;                                   \
+      case Simd::kAvx2:                                                  \
+        return Name##Avx2 arguments;                                     \
+      case Simd::kPortable:                                              \
+        break;                                                           \
+    }                                                                    \
+    return Name##Body arguments;                                         \
   }
 #else
 #define BITWRIGHT_DISPATCH(Type, Name, parameters, arguments) \
@@ -23,142 +37,281 @@
 namespace bitwright::quant {
 namespace {
 
-constexpr int kLanes = 8;
-
-// Eight running sums, so that the order of additions is the same with any
-// vector width.
-struct Lanes {
-  double lane[kLanes] = {};
-
-  BITWRIGHT_INLINE double Total() const {
-    return ((lane[0] + lane[1]) + (lane[2] + lane[3])) +
-           ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+Simd BestSimd() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq")) {
+    return Simd::kAvx512;
   }
-};
+  if (__builtin_cpu_supports("avx2")) return Simd::kAvx2;
+#endif
+  return Simd::kPortable;
+}
 
-BITWRIGHT_INLINE double DotRunBody(const float* a, const float* b, int64_t n) {
-  Lanes sum;
+std::atomic<Simd> active_simd{BestSimd()};
+
+// Running sums in this many lanes, so that the order of additions is the same
+// with any vector width.
+constexpr int kLanes = 16;
+
+template <typename Real>
+BITWRIGHT_INLINE double Total(const Real* lane) {
+  double total = 0;
+  for (int l = 0; l < kLanes; ++l) total += static_cast<double>(lane[l]);
+  return total;
+}
+
+// Float32 sums of squares outside of this are taken again in float64: squares
+// of very small or very large values leave the range of float32.
+BITWRIGHT_INLINE bool SumIsSafe(double sum) {
+  return sum > 1e-25 && sum < 1e30;
+}
+
+template <typename Real>
+BITWRIGHT_INLINE double SquareRunBody(const Real* t, int64_t n) {
+  double sum[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     for (int l = 0; l < kLanes; ++l) {
-      sum.lane[l] +=
-          static_cast<double>(a[i + l]) * static_cast<double>(b[i + l]);
+      sum[l] += static_cast<double>(t[i + l]) * static_cast<double>(t[i + l]);
     }
   }
   for (int l = 0; i < n; ++i, ++l) {
-    sum.lane[l] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+    sum[l] += static_cast<double>(t[i]) * static_cast<double>(t[i]);
   }
-  return sum.Total();
+  return Total(sum);
 }
 
-BITWRIGHT_INLINE double SquareRunBody(const float* t, int64_t n) {
-  return DotRunBody(t, t, n);
-}
-
-BITWRIGHT_INLINE float Clamp(float x, float low, float high) {
-  const float y = x > low ? x : low;
+template <typename Real>
+BITWRIGHT_INLINE Real Clamp(Real x, Real low, Real high) {
+  const Real y = x > low ? x : low;
   return y < high ? y : high;
 }
 
-BITWRIGHT_INLINE void RoundRunBody(const float* min, const float* max,
-                                   int levels, int64_t n, float* t, float* w,
-                                   uint8_t* codes) {
-  if (levels <= 1) {  // ŵ = 0
-    std::fill_n(codes, n, uint8_t{0});
-    return;
+template <typename Real>
+BITWRIGHT_INLINE double SquareSum(const Real* t, int64_t n) {
+  Real sum[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) sum[l] += t[i + l] * t[i + l];
   }
-  const float top = static_cast<float>(levels - 1);
+  for (int l = 0; i < n; ++i, ++l) sum[l] += t[i] * t[i];
+  const double total = Total(sum);
+  return SumIsSafe(total) ? total : SquareRunBody(t, n);
+}
+
+// With scale 0 the quotient is infinite or NaN, and both end as code 0 and ŵ =
+// 0. ŵ itself is float32 arithmetic: it is what a reader of the file decodes.
+template <typename Real>
+BITWRIGHT_INLINE RunSums RoundRunBody(const GridRun& grid, int64_t n, Real* t,
+                                      Real* w, uint8_t* codes) {
+  const float* scale = grid.scale;
+  const float* zero = grid.zero;
+  const float* top = grid.top;
+#pragma GCC ivdep  // Nothing overlaps.
   for (int64_t i = 0; i < n; ++i) {
-    const float scale = (max[i] - min[i]) / top;
-    const float zero = std::rint(-min[i] / scale);
-    const float code = Clamp(std::rint(t[i] / scale) + zero, 0.0f, top);
-    const float rounded = scale * (code - zero);
-    t[i] -= rounded;
-    w[i] -= rounded;
+    const Real code =
+        Clamp<Real>(std::rint(t[i] / scale[i]) + zero[i], Real{0}, top[i]);
+    const float value = scale[i] * (static_cast<float>(code) - zero[i]);
     codes[i] = static_cast<uint8_t>(static_cast<int32_t>(code));
+    t[i] -= value;
+    w[i] -= value;
+  }
+  return {SquareSum(t, n), SquareSum(w, n)};
+}
+
+template <typename Real>
+BITWRIGHT_INLINE void ErrorRunBody(const GridRun& grid, int64_t n,
+                                   const float* w, const uint8_t* codes,
+                                   Real* e) {
+  const float* scale = grid.scale;
+  const float* zero = grid.zero;
+#pragma GCC ivdep  // Nothing overlaps.
+  for (int64_t i = 0; i < n; ++i) {
+    const float value = scale[i] * (static_cast<float>(codes[i]) - zero[i]);
+    e[i] = static_cast<Real>(w[i]) - value;
   }
 }
 
-BITWRIGHT_INLINE void AccumulateRunBody(const float* e, int64_t stride,
-                                        const float* r, int64_t count,
-                                        int64_t n, float* t) {
-  constexpr int kWidth = 32;  // rows kept in registers
+template <typename Real>
+BITWRIGHT_INLINE void TargetRunBody(const float* w, const Real* e, Real inverse,
+                                    int64_t n, Real* slope, Real* weight) {
+#pragma GCC ivdep  // Nothing overlaps.
+  for (int64_t i = 0; i < n; ++i) {
+    weight[i] = w[i];
+    slope[i] = (weight[i] - e[i]) + slope[i] * inverse;
+  }
+}
+
+template <typename Real>
+BITWRIGHT_INLINE void ScaleRunBody(Real factor, int64_t n, Real* x) {
+  for (int64_t i = 0; i < n; ++i) x[i] *= factor;
+}
+
+template <typename Real>
+BITWRIGHT_INLINE void MoveRunBody(const Real* after, int64_t n, Real* e,
+                                  Real* moved) {
+#pragma GCC ivdep  // Nothing overlaps.
+  for (int64_t i = 0; i < n; ++i) {
+    moved[i] = after[i] - e[i];
+    e[i] = after[i];
+  }
+}
+
+template <typename Real>
+BITWRIGHT_INLINE void AccumulateRunBody(const Real* e, int64_t stride,
+                                        const Real* r, int64_t count, int64_t n,
+                                        Real* t) {
+  constexpr int kWidth = 64;  // rows kept in registers
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) {
-    float sum[kWidth];
+    Real sum[kWidth];
     for (int l = 0; l < kWidth; ++l) sum[l] = t[i + l];
     for (int64_t j = 0; j < count; ++j) {
-      const float* column = e + j * stride + i;
+      const Real* column = e + j * stride + i;
       for (int l = 0; l < kWidth; ++l) sum[l] += r[j] * column[l];
     }
     for (int l = 0; l < kWidth; ++l) t[i + l] = sum[l];
   }
   for (; i < n; ++i) {
-    float sum = t[i];
+    Real sum = t[i];
     for (int64_t j = 0; j < count; ++j) sum += r[j] * e[j * stride + i];
     t[i] = sum;
   }
 }
 
-BITWRIGHT_INLINE void GridRunBody(const float* min, const float* max,
-                                  int levels, int64_t n, float* scale,
-                                  float* inverse, float* zero) {
-  const float top = static_cast<float>(levels - 1);
+BITWRIGHT_INLINE void MakeGridRunBody(const float* min, const float* max,
+                                      const float* top, int64_t n, float* scale,
+                                      float* zero) {
   for (int64_t i = 0; i < n; ++i) {
-    scale[i] = (max[i] - min[i]) / top;
-    zero[i] = std::rint(-min[i] / scale[i]);
-    inverse[i] = 1.0f / scale[i];
+    const bool cut = top[i] > 0;
+    const float step = (max[i] - min[i]) / (cut ? top[i] : 1.0f);
+    const float offset = std::rint(-min[i] / step);
+    scale[i] = cut ? step : 0.0f;
+    zero[i] = cut ? offset : 0.0f;
   }
+}
+
+BITWRIGHT_INLINE Extent ExtentRunBody(const float* x, int64_t n) {
+  // Spelled as vectors: GCC does not turn loops of minima into any.
+  using Vector = float __attribute__((vector_size(kLanes * sizeof(float))));
+  Vector low = {}, high = {}, zero = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    Vector v;
+    std::memcpy(&v, x + i, sizeof(v));
+    low = v < low ? v : low;
+    high = v > high ? v : high;
+    zero += v * 0.0f;  // 0 for a finite v, else NaN.
+  }
+  for (; i < n; ++i) {
+    low[0] = std::min(low[0], x[i]);
+    high[0] = std::max(high[0], x[i]);
+    zero[0] += x[i] * 0.0f;
+  }
+  Extent extent;
+  for (int l = 0; l < kLanes; ++l) {
+    extent.min = std::min(extent.min, low[l]);
+    extent.max = std::max(extent.max, high[l]);
+    extent.finite = extent.finite && zero[l] == 0;
+  }
+  return extent;
+}
+
+BITWRIGHT_INLINE void InverseRunBody(const float* x, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = 1.0f / x[i];
+}
+
+template <typename Sum>
+BITWRIGHT_INLINE double DistortionSum(const float* t, const float* scale,
+                                      const float* inverse, const float* zero,
+                                      float top, int64_t n) {
+  Sum sum[kLanes] = {};
+  int64_t i = 0;
+  const auto add = [&](int64_t k, int l) [[gnu::always_inline]] {
+    const float step =
+        Clamp(std::rint(t[k] * inverse[k]), -zero[k], top - zero[k]);
+    const Sum error = t[k] - scale[k] * step;
+    sum[l] += error * error;
+  };
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) add(i + l, l);
+  }
+  for (int l = 0; i < n; ++i, ++l) add(i, l);
+  return Total(sum);
 }
 
 BITWRIGHT_INLINE double DistortionRunBody(const float* t, const float* scale,
                                           const float* inverse,
                                           const float* zero, int levels,
                                           int64_t n) {
-  constexpr int kWidth = 16;
   const float top = static_cast<float>(levels - 1);
-  float sum[kWidth] = {};
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) {
-    for (int l = 0; l < kWidth; ++l) {
-      const int64_t k = i + l;
-      const float step =
-          Clamp(std::rint(t[k] * inverse[k]), -zero[k], top - zero[k]);
-      const float error = t[k] - scale[k] * step;
-      sum[l] += error * error;
-    }
-  }
-  double total = 0;
-  for (int l = 0; l < kWidth; ++l) total += static_cast<double>(sum[l]);
-  for (; i < n; ++i) {
-    const float step =
-        Clamp(std::rint(t[i] * inverse[i]), -zero[i], top - zero[i]);
-    const float error = t[i] - scale[i] * step;
-    total += static_cast<double>(error * error);
-  }
-  return total;
+  const double sum = DistortionSum<float>(t, scale, inverse, zero, top, n);
+  if (SumIsSafe(sum)) return sum;
+  return DistortionSum<double>(t, scale, inverse, zero, top, n);
 }
 
 }  // namespace
 
-BITWRIGHT_DISPATCH(void, RoundRun,
-                   (const float* min, const float* max, int levels, int64_t n,
-                    float* t, float* w, uint8_t* codes),
-                   (min, max, levels, n, t, w, codes))
+Simd ActiveSimd() { return active_simd.load(std::memory_order_relaxed); }
+
+void LimitSimd(Simd limit) { active_simd = std::min(limit, BestSimd()); }
+
+BITWRIGHT_DISPATCH(void, MakeGridRun,
+                   (const float* min, const float* max, const float* top,
+                    int64_t n, float* scale, float* zero),
+                   (min, max, top, n, scale, zero))
+BITWRIGHT_DISPATCH(RunSums, RoundRun,
+                   (const GridRun& grid, int64_t n, float* t, float* w,
+                    uint8_t* codes),
+                   (grid, n, t, w, codes))
+BITWRIGHT_DISPATCH(RunSums, RoundRun,
+                   (const GridRun& grid, int64_t n, double* t, double* w,
+                    uint8_t* codes),
+                   (grid, n, t, w, codes))
+BITWRIGHT_DISPATCH(void, TargetRun,
+                   (const float* w, const float* e, float inverse, int64_t n,
+                    float* slope, float* weight),
+                   (w, e, inverse, n, slope, weight))
+BITWRIGHT_DISPATCH(void, ScaleRun, (float factor, int64_t n, float* x),
+                   (factor, n, x))
+BITWRIGHT_DISPATCH(void, MoveRun,
+                   (const float* after, int64_t n, float* e, float* moved),
+                   (after, n, e, moved))
+BITWRIGHT_DISPATCH(void, TargetRun,
+                   (const float* w, const double* e, double inverse, int64_t n,
+                    double* slope, double* weight),
+                   (w, e, inverse, n, slope, weight))
+BITWRIGHT_DISPATCH(void, ScaleRun, (double factor, int64_t n, double* x),
+                   (factor, n, x))
+BITWRIGHT_DISPATCH(void, MoveRun,
+                   (const double* after, int64_t n, double* e, double* moved),
+                   (after, n, e, moved))
+BITWRIGHT_DISPATCH(void, ErrorRun,
+                   (const GridRun& grid, int64_t n, const float* w,
+                    const uint8_t* codes, float* e),
+                   (grid, n, w, codes, e))
+BITWRIGHT_DISPATCH(void, ErrorRun,
+                   (const GridRun& grid, int64_t n, const float* w,
+                    const uint8_t* codes, double* e),
+                   (grid, n, w, codes, e))
 BITWRIGHT_DISPATCH(void, AccumulateRun,
                    (const float* e, int64_t stride, const float* r,
                     int64_t count, int64_t n, float* t),
                    (e, stride, r, count, n, t))
-BITWRIGHT_DISPATCH(void, GridRun,
-                   (const float* min, const float* max, int levels, int64_t n,
-                    float* scale, float* inverse, float* zero),
-                   (min, max, levels, n, scale, inverse, zero))
+BITWRIGHT_DISPATCH(void, AccumulateRun,
+                   (const double* e, int64_t stride, const double* r,
+                    int64_t count, int64_t n, double* t),
+                   (e, stride, r, count, n, t))
 BITWRIGHT_DISPATCH(double, DistortionRun,
                    (const float* t, const float* scale, const float* inverse,
                     const float* zero, int levels, int64_t n),
                    (t, scale, inverse, zero, levels, n))
+BITWRIGHT_DISPATCH(Extent, ExtentRun, (const float* x, int64_t n), (x, n))
+BITWRIGHT_DISPATCH(void, InverseRun, (const float* x, int64_t n, float* out),
+                   (x, n, out))
 BITWRIGHT_DISPATCH(double, SquareRun, (const float* t, int64_t n), (t, n))
-BITWRIGHT_DISPATCH(double, DotRun, (const float* a, const float* b, int64_t n),
-                   (a, b, n))
+BITWRIGHT_DISPATCH(double, SquareRun, (const double* t, int64_t n), (t, n))
 
 }  // namespace bitwright::quant

@@ -1,8 +1,8 @@
 // The inner loops of this folder, over contiguous runs of rows. Private to it.
 //
-// Each has one body, compiled for the baseline and for AVX2 and chosen at run
-// time. The source spells out every operation and its order, and contraction to
-// fused multiply-add is off, so both give the same bits.
+// Each has one body, compiled for the baseline, for AVX2 and for AVX-512, and
+// chosen at run time. The source spells out every operation and its order, and
+// contraction to fused multiply-add is off, so all give the same bits.
 #ifndef BITWRIGHT_WORKER_QUANT_KERNELS_H_
 #define BITWRIGHT_WORKER_QUANT_KERNELS_H_
 
@@ -10,28 +10,88 @@
 
 namespace bitwright::quant {
 
-// Rounds t[i] to ŵ[i] on the grid of `levels` levels over [min[i], max[i]]
-// (grid.h): codes[i]; t[i] becomes t[i] − ŵ[i] and w[i] becomes w[i] − ŵ[i].
-void RoundRun(const float* min, const float* max, int levels, int64_t n,
-              float* t, float* w, uint8_t* codes);
+// One grid per row: what a run of rows is rounded to. `top` is levels − 1; rows
+// of one level have scale 0 and round to 0.
+struct GridRun {
+  const float* scale = nullptr;
+  const float* zero = nullptr;
+  const float* top = nullptr;
+};
+
+// scale and zero of the ranges [min[i], max[i]] cut into top[i] + 1 levels, as
+// MakeGridPoint of grid.h has them.
+void MakeGridRun(const float* min, const float* max, const float* top,
+                 int64_t n, float* scale, float* zero);
+
+// What RoundRun leaves of a run.
+struct RunSums {
+  double rounding = 0;  // Σ (t − ŵ)²
+  double error = 0;     // Σ (w − ŵ)²
+};
+
+// Rounds t[i] to ŵ[i] on its grid: codes[i]; t[i] becomes t[i] − ŵ[i] and w[i]
+// becomes w[i] − ŵ[i].
+RunSums RoundRun(const GridRun& grid, int64_t n, float* t, float* w,
+                 uint8_t* codes);
+RunSums RoundRun(const GridRun& grid, int64_t n, double* t, double* w,
+                 uint8_t* codes);
+
+// e[i] = w[i] − ŵ[i], with ŵ decoded from codes[i].
+void ErrorRun(const GridRun& grid, int64_t n, const float* w,
+              const uint8_t* codes, float* e);
+void ErrorRun(const GridRun& grid, int64_t n, const float* w,
+              const uint8_t* codes, double* e);
+
+// For a column whose errors are e = w − ŵ: slope[i] becomes ŵ[i] + slope[i]·
+// inverse, the value that a revisit rounds, and weight[i] becomes w[i].
+void TargetRun(const float* w, const float* e, float inverse, int64_t n,
+               float* slope, float* weight);
+void TargetRun(const float* w, const double* e, double inverse, int64_t n,
+               double* slope, double* weight);
+
+// x[i] *= factor.
+void ScaleRun(float factor, int64_t n, float* x);
+void ScaleRun(double factor, int64_t n, double* x);
+
+// moved[i] = after[i] − e[i]; e[i] = after[i].
+void MoveRun(const float* after, int64_t n, float* e, float* moved);
+void MoveRun(const double* after, int64_t n, double* e, double* moved);
 
 // t[i] += Σ_j r[j] · e[j·stride + i], j = 0..count−1 in this order.
 void AccumulateRun(const float* e, int64_t stride, const float* r,
                    int64_t count, int64_t n, float* t);
+void AccumulateRun(const double* e, int64_t stride, const double* r,
+                   int64_t count, int64_t n, double* t);
 
-// Per row: scale, 1/scale and zero of `levels` >= 2 levels.
-void GridRun(const float* min, const float* max, int levels, int64_t n,
-             float* scale, float* inverse, float* zero);
-
-// Σ (t − Q(t))² with the output of GridRun. Multiplies by 1/scale where
-// RoundRun divides: for measuring, not for coding.
+// Σ (t − Q(t))² on [min, max] cut into `levels` >= 2 levels, given
+// scale[i], inverse[i] = 1/scale[i] and zero[i]. Multiplies by the inverse
+// where RoundRun divides: for measuring, not for coding.
 double DistortionRun(const float* t, const float* scale, const float* inverse,
                      const float* zero, int levels, int64_t n);
 
+// out[i] = 1 / x[i].
+void InverseRun(const float* x, int64_t n, float* out);
+
+// min(0, x...), max(0, x...), and whether all are finite (if not, the other two
+// mean nothing).
+struct Extent {
+  float min = 0, max = 0;
+  bool finite = true;
+};
+Extent ExtentRun(const float* x, int64_t n);
+
 // Σ t².
 double SquareRun(const float* t, int64_t n);
-// Σ a·b.
-double DotRun(const float* a, const float* b, int64_t n);
+double SquareRun(const double* t, int64_t n);
+
+// The instruction sets that the loops are compiled for.
+enum class Simd { kPortable, kAvx2, kAvx512 };
+
+// The best one of this machine, or what LimitSimd left of it.
+Simd ActiveSimd();
+// Uses nothing above `limit` from now on: for tests and comparisons. Not while
+// a loop runs.
+void LimitSimd(Simd limit);
 
 }  // namespace bitwright::quant
 

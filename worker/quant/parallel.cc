@@ -32,6 +32,21 @@ int AvailableCores() {
   return std::max(1, cores);
 }
 
+// Waits for `ready` without sleeping, for as long as the next of a series of
+// small loops usually takes to come: waking a thread takes longer than many of
+// them run. False when it did not come.
+template <typename Ready>
+bool Spin(Ready ready) {
+  constexpr int kSpins = 4000;
+  for (int i = 0; i < kSpins; ++i) {
+    if (ready()) return true;
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+  return false;
+}
+
 // One ParallelFor in flight. Shared by the caller and its helpers; the caller
 // leaves only when every index is done, so fn outlives all calls of it.
 struct Loop {
@@ -47,23 +62,24 @@ struct Loop {
       ++finished;
     }
     if (finished == 0) return;
-    absl::MutexLock lock(&mutex);
-    done += finished;
+    if (done.fetch_add(finished, std::memory_order_acq_rel) + finished == n) {
+      absl::MutexLock lock(&mutex);  // Makes a waiter look again.
+    }
   }
 
+  bool Done() const { return done.load(std::memory_order_acquire) == n; }
+
   void Wait() {
+    if (Spin([this] { return Done(); })) return;
     absl::MutexLock lock(&mutex);
-    mutex.Await(absl::Condition(
-        +[](Loop* loop)
-             ABSL_NO_THREAD_SAFETY_ANALYSIS { return loop->done == loop->n; },
-        this));
+    mutex.Await(absl::Condition(this, &Loop::Done));
   }
 
   const int64_t n;
   const absl::FunctionRef<void(int64_t)> fn;
   std::atomic<int64_t> next{0};
   absl::Mutex mutex;
-  int64_t done ABSL_GUARDED_BY(mutex) = 0;
+  std::atomic<int64_t> done{0};
 };
 
 // Helper threads, started when first needed and kept until the process ends.
@@ -78,6 +94,7 @@ class Pool {
   void Help(const std::shared_ptr<Loop>& loop, int helpers) {
     absl::MutexLock lock(&mutex_);
     for (int i = 0; i < helpers; ++i) queue_.push_back(loop);
+    queued_.store(queue_.size(), std::memory_order_release);
     while (started_ < helpers) {
       std::thread([this] { Run(); }).detach();
       ++started_;
@@ -89,6 +106,7 @@ class Pool {
     inside_loop = true;
     for (;;) {
       std::shared_ptr<Loop> loop;
+      Spin([this] { return queued_.load(std::memory_order_acquire) > 0; });
       {
         absl::MutexLock lock(&mutex_);
         mutex_.Await(absl::Condition(
@@ -98,6 +116,7 @@ class Pool {
             this));
         loop = std::move(queue_.front());
         queue_.pop_front();
+        queued_.store(queue_.size(), std::memory_order_release);
       }
       loop->Work();
     }
@@ -105,6 +124,7 @@ class Pool {
 
   absl::Mutex mutex_;
   std::deque<std::shared_ptr<Loop>> queue_ ABSL_GUARDED_BY(mutex_);
+  std::atomic<size_t> queued_{0};  // queue_.size(), to look at without the lock
   int started_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

@@ -1,7 +1,9 @@
 #include "worker/quant/quantizer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -10,14 +12,18 @@
 #include "common/base/status_macros.h"
 #include "worker/quant/gptq.h"
 #include "worker/quant/grid.h"
-#include "worker/quant/parallel.h"
+#include "worker/quant/layer_engine.h"
+#include "worker/quant/layer_engine_cuda.h"
 
 namespace bitwright::quant {
 namespace {
 
 // Below this share of the damped loss, the undamped one is computed directly
 // instead of by subtracting what damping added.
-constexpr double kCancellation = 1e-3;
+constexpr double kCancellation = 0.1;
+
+// A file's side information comes on top of up to 8 bits of codes.
+constexpr double kMaxExactBits = 16;
 
 class Stopwatch {
  public:
@@ -33,19 +39,32 @@ class Stopwatch {
       std::chrono::steady_clock::now();
 };
 
+bool IsExact(const QuantizeOptions& o) {
+  return o.method == Method::kBaq && o.variant == BaqVariant::kExact;
+}
+
 absl::Status CheckProblem(const LinearProblem& p, const QuantizeOptions& o) {
   if (p.weight == nullptr || p.rows < 1 || p.columns < 1) {
     return absl::InvalidArgumentError(absl::StrCat(
         "weight of shape [", p.rows, ", ", p.columns, "] is empty"));
   }
-  if (!(o.bits >= 1 && o.bits <= 8)) {
+  const bool exact = IsExact(o);
+  if (exact ? !(o.bits > 0 && o.bits <= kMaxExactBits)
+            : !(o.bits >= 1 && o.bits <= 8)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("bits must be from 1 to 8, not ", o.bits));
+        absl::StrCat("bits must be from ", exact ? "above 0 to 16" : "1 to 8",
+                     ", not ", o.bits));
   }
   if (o.method != Method::kBaq && o.bits != std::floor(o.bits)) {
     return absl::InvalidArgumentError(
         absl::StrCat("bits must be whole for rtn and gptq, not ", o.bits,
                      "; baq takes fractions"));
+  }
+  if (o.refine_sweeps < QuantizeOptions::kAuto || o.refine_sweeps > 100 ||
+      (o.method == Method::kRtn && o.refine_sweeps > 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("refine sweeps must be from 0 to 100, and 0 for rtn, not ",
+                     o.refine_sweeps));
   }
   if (!(o.theta > 0) || !std::isfinite(o.theta)) {
     return absl::InvalidArgumentError(
@@ -64,13 +83,46 @@ absl::Status CheckProblem(const LinearProblem& p, const QuantizeOptions& o) {
 }
 
 int UniformLevels(double bits) {
-  return static_cast<int>(std::lround(std::exp2(bits)));
+  return static_cast<int>(
+      std::clamp<double>(std::round(std::exp2(bits)), 1, kMaxLevels));
+}
+
+int RefineSweeps(const QuantizeOptions& o) {
+  if (o.refine_sweeps != QuantizeOptions::kAuto) return o.refine_sweeps;
+  return IsExact(o) ? 1 : 0;
+}
+
+// One point of every curve at AllowedLevelCounts(): `levels`, or the next
+// allowed count above.
+std::vector<double> AtLevels(absl::Span<const double> curves, int levels) {
+  const std::vector<int>& counts = AllowedLevelCounts();
+  const size_t point =
+      std::lower_bound(counts.begin(), counts.end(), levels) - counts.begin();
+  std::vector<double> out;
+  for (size_t i = point; i < curves.size(); i += counts.size()) {
+    out.push_back(curves[i]);
+  }
+  return out;
+}
+
+// The problem's Hessian, checked; none if it has none.
+absl::StatusOr<std::optional<HessianView>> ViewOf(
+    const LinearProblem& problem) {
+  if (problem.hessian.empty()) return std::nullopt;
+  const double scale = problem.sequences > 0
+                           ? 2.0 / static_cast<double>(problem.sequences)
+                           : 1.0;
+  BW_ASSIGN_OR_RETURN(
+      HessianView h,
+      HessianView::Create(problem.hessian, problem.columns, scale));
+  return h;
 }
 
 // One feedback pass and what it is judged by.
 struct Pass {
   std::vector<uint16_t> levels;
-  FeedbackResult result;
+  int slot = 0;  // of the engine, where its codes are
+  PassSums sums = {};
   // By the identity of §2: tr((W−Ŵ)H(W−Ŵ)ᵀ) with the damped H, and undamped.
   double damped_loss = 0;
   double loss = 0;
@@ -79,88 +131,87 @@ struct Pass {
 // The steps of QuantizeLinear for gptq and baq, on one factor.
 class FeedbackQuantizer {
  public:
-  FeedbackQuantizer(const LinearProblem& problem,
-                    const QuantizeOptions& options, const Factor& factor,
-                    const Grid& grid, QuantizeSeconds& seconds)
-      : problem_(problem),
-        options_(options),
-        factor_(factor),
+  FeedbackQuantizer(const QuantizeOptions& options, const Grid& grid,
+                    LayerEngine& engine, QuantizeSeconds& seconds)
+      : options_(options),
         grid_(grid),
+        engine_(engine),
+        factor_(engine.factor()),
         seconds_(seconds) {}
 
-  Pass Uniform() {
-    return Run(std::vector<uint16_t>(
-                   problem_.columns,
-                   static_cast<uint16_t>(UniformLevels(options_.bits))),
-               nullptr);
+  absl::StatusOr<Pass> Uniform() {
+    return Run(
+        std::vector<uint16_t>(
+            grid_.columns, static_cast<uint16_t>(UniformLevels(options_.bits))),
+        /*slot=*/0, RefineSweeps(options_) > 0);
   }
 
-  Pass Reference(const Pass& uniform) {
-    return Run(ReferenceLevels(uniform.result.column_loss, options_.bits,
+  absl::StatusOr<Pass> Reference(const Pass& uniform) {
+    return Run(ReferenceLevels(uniform.sums.column_loss, options_.bits,
                                options_.theta),
-               nullptr);
+               /*slot=*/0, RefineSweeps(options_) > 0);
   }
 
   // Allocates by the distortion of the weights, then once more by that of the
-  // values which the better pass rounded: feedback moves them. The weights of
-  // the columns are those of the undamped loss, and half-way between these and
-  // the damped ones: at few bits and few tokens, rounding errors of different
-  // columns are correlated and the former mislead. The best pass is kept.
-  absl::StatusOr<Pass> Exact() {
-    const std::vector<float> values = TransposedWeights();
+  // values which the first pass rounded: feedback moves them. The better pass
+  // is kept. `modelled` receives what the curves say of uniform levels.
+  absl::StatusOr<Pass> Exact(std::vector<double>* modelled) {
+    BW_ASSIGN_OR_RETURN(std::vector<double> curves,
+                        Curves(LayerEngine::kWeights));
+    *modelled = AtLevels(curves, UniformLevels(options_.bits));
+    BW_ASSIGN_OR_RETURN(Allocation allocation, Allocate(curves));
+    BW_ASSIGN_OR_RETURN(Pass first, Run(std::move(allocation.levels), 0, true));
+    BW_ASSIGN_OR_RETURN(curves, Curves(first.slot));
+    BW_ASSIGN_OR_RETURN(allocation, Allocate(curves));
+    BW_ASSIGN_OR_RETURN(Pass last, Run(std::move(allocation.levels), 1,
+                                       RefineSweeps(options_) > 0));
+    return last.loss < first.loss ? std::move(last) : std::move(first);
+  }
+
+  absl::Status Refine(const HessianView& h, int sweeps, Pass& pass) {
     Stopwatch watch;
-    std::vector<double> weights = UndampedWeights(factor_);
-    std::vector<double> blend(weights.size());
-    for (int64_t p = 0; p < factor_.columns; ++p) {
-      const int32_t j = factor_.order[p];
-      const double r = factor_.diagonal[p];
-      blend[j] = 0.5 * (weights[j] + r * r);
-    }
-    watch.Charge(seconds_.allocate);
-    std::vector<float> targets(values.size());
-    BW_ASSIGN_OR_RETURN(Allocation allocation, Allocate(values, weights));
-    Pass best = Run(std::move(allocation.levels), targets.data());
-    if (factor_.added > 0) {
-      std::vector<float> other_targets(values.size());
-      BW_ASSIGN_OR_RETURN(allocation, Allocate(values, blend));
-      Pass other = Run(std::move(allocation.levels), other_targets.data());
-      if (other.loss < best.loss) {
-        best = std::move(other);
-        weights = std::move(blend);
-        targets = std::move(other_targets);
-      }
-    }
-    BW_ASSIGN_OR_RETURN(allocation, Allocate(targets, weights));
-    Pass last = Run(std::move(allocation.levels), nullptr);
-    return last.loss < best.loss ? std::move(last) : std::move(best);
+    BW_ASSIGN_OR_RETURN(pass.sums, engine_.Refine(h, {.levels = pass.levels},
+                                                  pass.slot, sweeps));
+    Judge(pass);
+    watch.Charge(seconds_.refine);
+    return absl::OkStatus();
   }
 
  private:
-  Pass Run(std::vector<uint16_t> levels, float* targets) {
+  void Judge(Pass& pass) const {
+    pass.damped_loss = 0;
+    for (double loss : pass.sums.column_loss) pass.damped_loss += 2 * loss;
+    pass.loss = pass.damped_loss - factor_.added * pass.sums.squared_error;
+  }
+
+  absl::StatusOr<Pass> Run(std::vector<uint16_t> levels, int slot,
+                           bool keep_targets) {
     Stopwatch watch;
-    Pass pass;
-    pass.levels = std::move(levels);
-    pass.result = FeedbackPass({.weight = problem_.weight,
-                                .rows = problem_.rows,
-                                .factor = &factor_,
-                                .grid = &grid_,
-                                .levels = pass.levels,
-                                .targets = targets});
-    for (double loss : pass.result.column_loss) pass.damped_loss += 2 * loss;
-    pass.loss = pass.damped_loss - factor_.added * pass.result.squared_error;
+    Pass pass{.levels = std::move(levels), .slot = slot};
+    BW_ASSIGN_OR_RETURN(pass.sums, engine_.Pass({.levels = pass.levels,
+                                                 .keep_targets = keep_targets},
+                                                slot));
+    Judge(pass);
     watch.Charge(seconds_.quantize);
     return pass;
   }
 
-  absl::StatusOr<Allocation> Allocate(const std::vector<float>& values,
-                                      const std::vector<double>& weights) {
+  // Losses at AllowedLevelCounts(), [columns, counts]; slot as in Distortion.
+  absl::StatusOr<std::vector<double>> Curves(int slot) {
     Stopwatch watch;
-    const std::vector<double> curves = ExpandCurves(
-        MeasureDistortion(values.data(), grid_, weights, MeasuredLevelCounts()),
-        problem_.columns);
+    BW_ASSIGN_OR_RETURN(const std::vector<double> distortion,
+                        engine_.Distortion(slot, MeasuredLevelCounts()));
+    std::vector<double> curves =
+        ExpandCurves(distortion, ColumnWeights(factor_));
+    watch.Charge(seconds_.allocate);
+    return curves;
+  }
+
+  absl::StatusOr<Allocation> Allocate(const std::vector<double>& curves) {
+    Stopwatch watch;
     absl::StatusOr<Allocation> allocation =
-        AllocateExact(curves, problem_.columns,
-                      {.rows = problem_.rows,
+        AllocateExact(curves, grid_.columns,
+                      {.rows = grid_.rows,
                        .groups = grid_.groups,
                        .bits = options_.bits,
                        .budget = options_.budget});
@@ -168,27 +219,10 @@ class FeedbackQuantizer {
     return allocation;
   }
 
-  // [columns, rows], dead columns at zero.
-  std::vector<float> TransposedWeights() const {
-    const int64_t rows = problem_.rows, columns = problem_.columns;
-    constexpr int64_t kTile = 16;
-    std::vector<float> out(rows * columns, 0.0f);
-    ParallelFor((columns + kTile - 1) / kTile, [&](int64_t tile) {
-      const int64_t end = std::min(columns, (tile + 1) * kTile);
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t j = tile * kTile; j < end; ++j) {
-          if (factor_.dead[j]) continue;
-          out[j * rows + r] = problem_.weight[r * columns + j];
-        }
-      }
-    });
-    return out;
-  }
-
-  const LinearProblem& problem_;
   const QuantizeOptions& options_;
-  const Factor& factor_;
   const Grid& grid_;
+  LayerEngine& engine_;
+  const Factor& factor_;
   QuantizeSeconds& seconds_;
 };
 
@@ -229,7 +263,7 @@ absl::StatusOr<QuantizedResult> QuantizeRtn(const LinearProblem& problem,
     out.order.push_back(static_cast<int32_t>(j));
     if (h != nullptr) diagonal.push_back(h->At(j, j));
   }
-  FeedbackResult pass =
+  NearestResult pass =
       RoundToNearest(problem.weight, problem.rows, grid, out.levels, diagonal);
   out.codes = std::move(pass.codes);
   out.column_loss = std::move(pass.column_loss);
@@ -244,46 +278,108 @@ absl::StatusOr<QuantizedResult> QuantizeRtn(const LinearProblem& problem,
   return out;
 }
 
+// The exact undamped loss of a pass, without the identity.
+double DirectLoss(const LinearProblem& problem, const HessianView& h,
+                  const Grid& grid, absl::Span<const uint8_t> codes,
+                  absl::Span<const uint16_t> levels) {
+  const std::vector<float> q = Dequantize(codes, grid, levels);
+  return QuadraticLoss(problem.weight, q.data(), problem.rows, h);
+}
+
+// An engine with its factor and its grid.
+struct Prepared {
+  std::unique_ptr<LayerEngine> engine;
+  Grid grid;
+};
+
+absl::StatusOr<Prepared> Prepare(const LinearProblem& problem,
+                                 const QuantizeOptions& options,
+                                 const HessianView& h,
+                                 QuantizeSeconds& seconds) {
+  Stopwatch watch;
+  Prepared out;
+  const LayerWeight weight{.weight = problem.weight,
+                           .rows = problem.rows,
+                           .columns = problem.columns};
+  BW_ASSIGN_OR_RETURN(out.engine, options.device == Device::kCuda
+                                      ? MakeCudaEngine(weight)
+                                      : MakeCpuEngine(weight));
+  watch.Charge(seconds.quantize);
+  BW_RETURN_IF_ERROR(
+      out.engine->Factorize(h, {.damping = options.damping,
+                                .act_order = options.act_order,
+                                .precision = options.precision}));
+  watch.Charge(seconds.factor);
+  BW_ASSIGN_OR_RETURN(
+      out.grid, MakeGrid(problem.weight, problem.rows, problem.columns,
+                         GridOptionsFor(options), out.engine->factor().dead));
+  BW_RETURN_IF_ERROR(out.engine->SetGrid(out.grid));
+  watch.Charge(seconds.quantize);
+  return out;
+}
+
 absl::StatusOr<QuantizedResult> QuantizeWithFeedback(
     const LinearProblem& problem, const QuantizeOptions& options,
     const HessianView& h) {
   QuantizedResult out;
-  Stopwatch watch;
-  BW_ASSIGN_OR_RETURN(Factor factor,
-                      FactorHessian(h, {.damping = options.damping,
-                                        .act_order = options.act_order}));
-  watch.Charge(out.seconds.factor);
-  BW_ASSIGN_OR_RETURN(Grid grid,
-                      MakeGrid(problem.weight, problem.rows, problem.columns,
-                               GridOptionsFor(options), factor.dead));
-  watch.Charge(out.seconds.quantize);
-  FeedbackQuantizer quantizer(problem, options, factor, grid, out.seconds);
-  Pass pass = quantizer.Uniform();
-  auto direct_loss = [&](const Pass& p) {
+  BW_ASSIGN_OR_RETURN(Prepared prepared,
+                      Prepare(problem, options, h, out.seconds));
+  LayerEngine* engine = prepared.engine.get();
+  Grid& grid = prepared.grid;
+  const Factor& factor = engine->factor();
+  FeedbackQuantizer quantizer(options, grid, *engine, out.seconds);
+  Pass pass;
+  // By the identity, unless what damping added is nearly all of it.
+  auto loss_of = [&](const Pass& p) -> absl::StatusOr<double> {
+    if (!factor.report.diagonal_fallback &&
+        p.loss >= kCancellation * p.damped_loss) {
+      return p.loss;
+    }
     Stopwatch loss_watch;
-    const std::vector<float> q = Dequantize(p.result.codes, grid, p.levels);
-    const double loss =
-        QuadraticLoss(problem.weight, q.data(), problem.rows, h);
+    BW_ASSIGN_OR_RETURN(const std::vector<uint8_t> codes,
+                        engine->Codes(p.slot));
+    const double loss = DirectLoss(problem, h, grid, codes, p.levels);
     loss_watch.Charge(out.seconds.evaluate);
     return loss;
   };
-  if (options.method == Method::kBaq) {
-    const bool direct = factor.report.diagonal_fallback ||
-                        pass.loss < kCancellation * pass.damped_loss;
-    out.uniform_loss = direct ? direct_loss(pass) : pass.loss;
-    out.uniform_column_loss = pass.result.column_loss;
-    out.gm_over_am = GmOverAm(out.uniform_column_loss);
-    if (options.variant == BaqVariant::kReference) {
-      pass = quantizer.Reference(pass);
-    } else {
-      BW_ASSIGN_OR_RETURN(pass, quantizer.Exact());
+  const bool exact = IsExact(options);
+  if (exact) {
+    BW_ASSIGN_OR_RETURN(pass, quantizer.Exact(&out.uniform_column_loss));
+  } else {
+    BW_ASSIGN_OR_RETURN(pass, quantizer.Uniform());
+    if (options.method == Method::kBaq) {
+      BW_ASSIGN_OR_RETURN(out.uniform_loss, loss_of(pass));
+      out.uniform_column_loss = pass.sums.column_loss;
+      BW_ASSIGN_OR_RETURN(pass, quantizer.Reference(pass));
     }
   }
-  out.loss = direct_loss(pass);
+  const int sweeps = RefineSweeps(options);
+  if (sweeps > 0 && !factor.report.diagonal_fallback) {
+    BW_RETURN_IF_ERROR(quantizer.Refine(h, sweeps, pass));
+  }
+  BW_ASSIGN_OR_RETURN(out.loss, loss_of(pass));
+  if (exact && pass.damped_loss > 0) {
+    // The curves know the damped loss; damping's share as in the result.
+    for (double loss : out.uniform_column_loss) {
+      out.uniform_loss += 2 * loss * out.loss / pass.damped_loss;
+    }
+  }
+  if (options.method == Method::kBaq) {
+    out.gm_over_am = exact ? PredictedGain(out.uniform_column_loss)
+                           : GmOverAm(out.uniform_column_loss);
+    out.uniform_levels = UniformLevels(options.bits);
+  }
+  if (!std::isfinite(out.loss)) {
+    return absl::InvalidArgumentError(
+        "the loss is not a finite number: the weights or the Hessian are too "
+        "large for float32 arithmetic; scale them");
+  }
+  Stopwatch codes_watch;
+  BW_ASSIGN_OR_RETURN(out.codes, engine->Codes(pass.slot));
+  codes_watch.Charge(out.seconds.quantize);
   out.levels = std::move(pass.levels);
-  out.codes = std::move(pass.result.codes);
-  out.column_loss = std::move(pass.result.column_loss);
-  out.order = std::move(factor.order);
+  out.column_loss = std::move(pass.sums.column_loss);
+  out.order = factor.order;
   out.factor = factor.report;
   Describe(std::move(grid), out);
   return out;
@@ -316,18 +412,37 @@ absl::StatusOr<Budget> ParseBudget(absl::string_view text) {
 absl::StatusOr<QuantizedResult> QuantizeLinear(const LinearProblem& problem,
                                                const QuantizeOptions& options) {
   BW_RETURN_IF_ERROR(CheckProblem(problem, options));
-  std::optional<HessianView> h;
-  if (!problem.hessian.empty()) {
-    const double scale = problem.sequences > 0
-                             ? 2.0 / static_cast<double>(problem.sequences)
-                             : 1.0;
-    BW_ASSIGN_OR_RETURN(
-        h, HessianView::Create(problem.hessian, problem.columns, scale));
-  }
+  BW_ASSIGN_OR_RETURN(std::optional<HessianView> h, ViewOf(problem));
   if (options.method == Method::kRtn) {
     return QuantizeRtn(problem, options, h.has_value() ? &*h : nullptr);
   }
   return QuantizeWithFeedback(problem, options, *h);
+}
+
+absl::StatusOr<LinearCurves> MeasureLinear(const LinearProblem& problem,
+                                           const QuantizeOptions& options) {
+  QuantizeOptions measured = options;
+  measured.method = Method::kBaq;
+  measured.variant = BaqVariant::kExact;
+  BW_RETURN_IF_ERROR(CheckProblem(problem, measured));
+  BW_ASSIGN_OR_RETURN(std::optional<HessianView> h, ViewOf(problem));
+  QuantizeSeconds seconds;
+  BW_ASSIGN_OR_RETURN(Prepared prepared,
+                      Prepare(problem, measured, *h, seconds));
+  BW_ASSIGN_OR_RETURN(std::vector<double> distortion,
+                      prepared.engine->Distortion(LayerEngine::kWeights,
+                                                  MeasuredLevelCounts()));
+  const Factor& factor = prepared.engine->factor();
+  const std::vector<double> weights = ColumnWeights(factor);
+  const size_t points = MeasuredLevelCounts().size();
+  for (size_t i = 0; i < distortion.size(); ++i) {
+    distortion[i] *= 0.5 * weights[i / points];
+  }
+  return LinearCurves{.rows = problem.rows,
+                      .columns = problem.columns,
+                      .groups = prepared.grid.groups,
+                      .distortion = std::move(distortion),
+                      .factor = factor.report};
 }
 
 std::vector<float> DequantizeResult(const QuantizedResult& result) {

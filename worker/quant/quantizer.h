@@ -28,6 +28,11 @@ enum class Method {
   kBaq,   // error feedback, levels allocated to columns
 };
 
+enum class Device {
+  kCpu,
+  kCuda,  // the CUDA module of this build (layer_engine_cuda.h)
+};
+
 enum class BaqVariant {
   kExact,      // math.md §3b
   kReference,  // math.md §3a
@@ -42,7 +47,8 @@ absl::StatusOr<Budget> ParseBudget(absl::string_view text);
 struct QuantizeOptions {
   Method method = Method::kBaq;
   BaqVariant variant = BaqVariant::kExact;
-  // Per weight: 1..8, whole for rtn and gptq.
+  // Per weight: 1..8, whole for rtn and gptq; baq exact takes anything above 0
+  // to 16 (of one layer of a model that has one budget).
   double bits = 4;
   // What `bits` counts; baq exact only.
   Budget budget = Budget::kFile;
@@ -53,8 +59,16 @@ struct QuantizeOptions {
   bool act_order = false;
   double damping = 0.01;
   double theta = 1.95;  // baq reference only
+  // Sweeps of coordinate descent after the last pass (refine.h); none for rtn.
+  // kAuto: 1 for baq exact, 0 for the methods that are published without.
+  static constexpr int kAuto = -1;
+  int refine_sweeps = kAuto;
   // Round ranges to F16 first, as files store them.
   bool f16_ranges = true;
+  Precision precision = Precision::kFloat32;  // kFloat64 on the CPU only
+  // Where passes run; rtn is computed on the CPU. Devices round the last bits
+  // of feedback differently, so one job belongs on one kind.
+  Device device = Device::kCpu;
 };
 
 struct LinearProblem {
@@ -73,6 +87,7 @@ struct QuantizeSeconds {
   double factor = 0;
   double allocate = 0;
   double quantize = 0;  // feedback passes
+  double refine = 0;    // sweeps
   double evaluate = 0;  // the loss
 };
 
@@ -86,12 +101,19 @@ struct QuantizedResult {
   std::vector<uint8_t> codes;               // [rows, columns]
   std::vector<int32_t> order;               // [columns], see Factor::order
   std::vector<double> column_loss;          // [columns]
-  std::vector<double> uniform_column_loss;  // [columns], baq only
-  double loss = 0;  // tr((W−Ŵ)H(W−Ŵ)ᵀ), undamped H; ‖W−Ŵ‖² without H
-  double uniform_loss = 0;  // the same after the uniform pass; baq only
+  // [columns], baq only: the same at uniform levels. Measured by a pass in the
+  // reference variant, modelled by the curves in the exact one.
+  std::vector<double> uniform_column_loss;
+  // tr((W−Ŵ)H(W−Ŵ)ᵀ), undamped H, to 1e-4 of itself or better; ‖W−Ŵ‖² without
+  // H.
+  double loss = 0;
+  double uniform_loss = 0;  // `loss` at uniform levels, likewise
   double code_bits = 0;     // mean log2(levels)
   double file_bits = 0;     // bytes of the packed tensors × 8 / weights
-  double gm_over_am = 1;    // of uniform_column_loss
+  int uniform_levels = 0;   // that uniform_loss is of; baq only
+  // GmOverAm of uniform_column_loss in the reference variant, PredictedGain of
+  // it in the exact one.
+  double gm_over_am = 1;
   FactorReport factor;
   QuantizeSeconds seconds;  // the only field that differs between runs
 };
@@ -100,6 +122,22 @@ struct QuantizedResult {
 // says which and where), an option out of range, an infeasible budget.
 absl::StatusOr<QuantizedResult> QuantizeLinear(const LinearProblem& problem,
                                                const QuantizeOptions& options);
+
+// What a linear loses at every level count, before any bits are chosen: what
+// allocation across layers starts from (model_scope.h).
+struct LinearCurves {
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t groups = 0;
+  // [columns, MeasuredLevelCounts()]: ½ R_kk² Σ_i (w_ik − Q_L(w_ik))².
+  std::vector<double> distortion;
+  FactorReport factor;
+};
+
+// `options.method`, `variant` and `budget` are not looked at; `bits` only where
+// the grid depends on it (symmetric, mse_clip). Errors of QuantizeLinear.
+absl::StatusOr<LinearCurves> MeasureLinear(const LinearProblem& problem,
+                                           const QuantizeOptions& options);
 
 // [rows, columns] float32: what a reader of the file decodes.
 std::vector<float> DequantizeResult(const QuantizedResult& result);

@@ -16,6 +16,12 @@ absl::StatusOr<TaskResult> ExecuteTask(const TaskContext& context) {
       return ExecuteEvaluate(context);
     case v1::TASK_KIND_FINALIZE:
       return ExecuteFinalize(context);
+    case v1::TASK_KIND_MEASURE:
+      return ExecuteMeasure(context);
+    case v1::TASK_KIND_GRADIENT:
+      return ExecuteGradient(context);
+    case v1::TASK_KIND_ALLOCATE:
+      return ExecuteAllocate(context);
     default:
       return absl::UnimplementedError(absl::StrCat(
           "this worker does not know tasks of kind ", context.action->kind(),

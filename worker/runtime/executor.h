@@ -9,7 +9,8 @@
 // The same action and inputs give the same outputs, byte for byte, whatever the
 // number of threads: nothing here knows the time, the machine or the server.
 // One file per kind: prepare_task.cc, forward_task.cc, quantize_task.cc,
-// evaluate_task.cc, finalize_task.cc.
+// evaluate_task.cc, finalize_task.cc, measure_task.cc, gradient_task.cc,
+// allocate_task.cc.
 #ifndef BITWRIGHT_WORKER_RUNTIME_EXECUTOR_H_
 #define BITWRIGHT_WORKER_RUNTIME_EXECUTOR_H_
 
@@ -85,6 +86,9 @@ absl::StatusOr<TaskResult> ExecuteForward(const TaskContext& context);
 absl::StatusOr<TaskResult> ExecuteQuantize(const TaskContext& context);
 absl::StatusOr<TaskResult> ExecuteEvaluate(const TaskContext& context);
 absl::StatusOr<TaskResult> ExecuteFinalize(const TaskContext& context);
+absl::StatusOr<TaskResult> ExecuteMeasure(const TaskContext& context);
+absl::StatusOr<TaskResult> ExecuteGradient(const TaskContext& context);
+absl::StatusOr<TaskResult> ExecuteAllocate(const TaskContext& context);
 
 }  // namespace bitwright
 

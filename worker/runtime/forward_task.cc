@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "worker/runtime/executor.h"
+#include "worker/runtime/linear_inputs.h"
 #include "worker/runtime/task_inputs.h"
 
 namespace bitwright {
@@ -16,25 +17,6 @@ namespace {
 
 using model::HessianSum;
 using model::HiddenStates;
-
-absl::StatusOr<HiddenStates> ReadHidden(const TaskContext& context) {
-  BW_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file,
-                      OpenInput(context, "hidden"));
-  BW_ASSIGN_OR_RETURN(const TensorInfo* info, file->Require("hidden"));
-  const int64_t width = context.model->config().hidden_size;
-  if (info->shape.size() != 3 || info->shape[2] != width) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("input hidden has shape ", ShapeString(info->shape),
-                     ", not [sequences, seqlen, ", width, "]"));
-  }
-  HiddenStates states{.sequences = info->shape[0],
-                      .seqlen = info->shape[1],
-                      .width = width,
-                      .data = {}};
-  BW_ASSIGN_OR_RETURN(states.data, file->ReadFloats("hidden", info->shape));
-  file->Drop(*info);
-  return states;
-}
 
 // The shard as block `parameters.block()` reads it.
 absl::StatusOr<HiddenStates> InputOfBlock(const TaskContext& context,
@@ -52,7 +34,7 @@ absl::StatusOr<HiddenStates> InputOfBlock(const TaskContext& context,
     }
     return decoder.Embed(windows.tokens, windows.count, windows.seqlen);
   }
-  BW_ASSIGN_OR_RETURN(HiddenStates states, ReadHidden(context));
+  BW_ASSIGN_OR_RETURN(HiddenStates states, ReadStates(context, "hidden"));
   if (states.sequences == 0) return states;
   BW_RETURN_IF_ERROR(decoder.RunBlock(
       parameters.block() - 1, QuantizedWeights(context), &states, nullptr));
@@ -78,23 +60,6 @@ absl::StatusOr<std::vector<HessianSum>> SumHessians(
                                                        (linear.cols + 1) / 2)});
   }
   return sums;
-}
-
-absl::StatusOr<TaskOutput> WriteHidden(const TaskContext& context,
-                                       const HiddenStates& states) {
-  TaskOutput output{.name = "hidden",
-                    .path = absl::StrCat(context.scratch, "/hidden")};
-  BW_ASSIGN_OR_RETURN(
-      std::unique_ptr<SafetensorsWriter> writer,
-      SafetensorsWriter::Create(
-          output.path,
-          {{.name = "hidden",
-            .dtype = DType::kF32,
-            .shape = {states.sequences, states.seqlen, states.width}}},
-          {}));
-  BW_RETURN_IF_ERROR(writer->Append(BytesOf(states.data)));
-  BW_RETURN_IF_ERROR(writer->Close());
-  return output;
 }
 
 absl::StatusOr<TaskOutput> WriteHessians(const TaskContext& context,
@@ -124,11 +89,7 @@ absl::StatusOr<TaskOutput> WriteHessians(const TaskContext& context,
 absl::StatusOr<TaskResult> ExecuteForward(const TaskContext& context) {
   const v1::ForwardParameters& parameters = context.action->forward();
   const int64_t block = parameters.block();
-  if (block < 0 || block >= context.model->config().num_layers) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the model has no block ", block, "; it has ",
-                     context.model->config().num_layers));
-  }
+  BW_RETURN_IF_ERROR(CheckBlock(context.model->config(), block));
   BW_ASSIGN_OR_RETURN(const model::DecoderModel* decoder,
                       context.model->Decoder());
   BW_ASSIGN_OR_RETURN(HiddenStates states, InputOfBlock(context, *decoder));
@@ -137,7 +98,8 @@ absl::StatusOr<TaskResult> ExecuteForward(const TaskContext& context) {
 
   TaskResult result;
   if (!parameters.last()) {
-    BW_ASSIGN_OR_RETURN(TaskOutput hidden, WriteHidden(context, states));
+    BW_ASSIGN_OR_RETURN(TaskOutput hidden,
+                        WriteStates(context, "hidden", states));
     result.outputs.push_back(std::move(hidden));
   }
   BW_ASSIGN_OR_RETURN(std::vector<HessianSum> sums,

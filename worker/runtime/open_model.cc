@@ -2,7 +2,10 @@
 
 #include <utility>
 
+#include "absl/status/status.h"
 #include "common/base/status_macros.h"
+#include "spdlog/spdlog.h"
+#include "worker/quant/layer_engine_cuda.h"
 
 namespace bitwright {
 
@@ -12,6 +15,18 @@ absl::StatusOr<std::unique_ptr<OpenModel>> OpenModel::Open(
                       ModelDirectory::Open(path));
   return std::unique_ptr<OpenModel>(
       new OpenModel(std::move(directory), device));
+}
+
+quant::Device OpenModel::QuantizerDevice() const {
+  if (device_ != "cuda") return quant::Device::kCpu;
+  static const absl::Status status = [] {
+    absl::Status s = quant::CudaDeviceStatus();
+    if (!s.ok()) {
+      spdlog::warn("linears are quantized on the CPU: {}", s.ToString());
+    }
+    return s;
+  }();
+  return status.ok() ? quant::Device::kCuda : quant::Device::kCpu;
 }
 
 absl::StatusOr<const model::DecoderModel*> OpenModel::Decoder() {

@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "common/checkpoint/model_directory.h"
 #include "worker/model/decoder_model.h"
+#include "worker/quant/quantizer.h"
 
 namespace bitwright {
 
@@ -26,6 +27,10 @@ class OpenModel {
 
   const ModelDirectory& directory() const { return *directory_; }
   const ModelConfig& config() const { return directory_->config(); }
+  // Where its linears are quantized: on CUDA if the model runs there and this
+  // build's CUDA module works (its absence is said once in the log), else on
+  // the CPU.
+  quant::Device QuantizerDevice() const;
   // Opened on first use; owned by this object.
   absl::StatusOr<const model::DecoderModel*> Decoder();
 

@@ -44,10 +44,15 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->required();
   app.add_option("--method", flags.method, "rtn, gptq or baq");
   app.add_option("--variant", flags.variant, "exact or reference (baq)");
-  app.add_option("--bits", o.bits, "Bits per weight, 1 to 8");
+  app.add_option("--bits", o.bits,
+                 "Bits per weight, 1 to 8 (baq exact: above 0)");
   app.add_option("--budget", flags.budget,
                  "What --bits counts: file or codes (baq exact)");
   app.add_option("--damping", o.damping, "Damping");
+  app.add_option("--refine", o.refine_sweeps,
+                 "Sweeps of coordinate descent after feedback [baq exact: 1, "
+                 "others: 0]")
+      ->check(CLI::Range(0, 100));
   app.add_option("--group-size", o.group_size,
                  "Columns per range; 0: one range per row");
   app.add_flag("--sym", o.symmetric, "Symmetric ranges");

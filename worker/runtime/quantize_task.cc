@@ -1,43 +1,32 @@
 // quantize: one linear from the Hessians of all shards (worker.proto,
 // QuantizeParameters; math.md §1 to §3).
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <map>
-#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/file.h"
 #include "common/base/status_macros.h"
 #include "common/checkpoint/native.h"
 #include "nlohmann/json.hpp"
-#include "worker/quant/hessian.h"
 #include "worker/quant/quantizer.h"
+#include "worker/runtime/allocation_blob.h"
+#include "worker/runtime/column_losses.h"
 #include "worker/runtime/executor.h"
+#include "worker/runtime/linear_inputs.h"
 #include "worker/runtime/task_inputs.h"
 
 namespace bitwright {
 namespace {
 
-absl::StatusOr<LinearSpec> FindLinear(const ModelConfig& config,
-                                      const v1::QuantizeParameters& asked) {
-  if (asked.block() < 0 || asked.block() >= config.num_layers) {
-    return absl::InvalidArgumentError(absl::StrCat("the model has no block ",
-                                                   asked.block(), "; it has ",
-                                                   config.num_layers));
-  }
-  for (const LinearSpec& linear : BlockLinears(config, asked.block())) {
-    if (linear.name == asked.linear()) return linear;
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("block ", asked.block(), " has no linear ", asked.linear()));
-}
-
 absl::StatusOr<quant::QuantizeOptions> ToOptions(const v1::MethodSpec& spec) {
-  quant::QuantizeOptions options;
+  quant::QuantizeOptions options = GridOptions(spec);
   switch (spec.method()) {
     case v1::METHOD_RTN:
       options.method = quant::Method::kRtn;
@@ -56,63 +45,10 @@ absl::StatusOr<quant::QuantizeOptions> ToOptions(const v1::MethodSpec& spec) {
                         ? quant::BaqVariant::kReference
                         : quant::BaqVariant::kExact;
   options.bits = spec.bits();
+  if (spec.has_refine_sweeps()) options.refine_sweeps = spec.refine_sweeps();
   options.budget = spec.budget() == v1::BUDGET_CODES ? quant::Budget::kCodes
                                                      : quant::Budget::kFile;
-  options.group_size = spec.group_size();
-  options.symmetric = spec.symmetric();
-  options.mse_clip = spec.mse_clip();
-  options.act_order = spec.act_order();
-  if (spec.damping() != 0) options.damping = spec.damping();
-  options.f16_ranges = true;
   return options;
-}
-
-// The floats of a mapped tensor; copied to `copy` if they are not aligned.
-absl::StatusOr<absl::Span<const float>> FloatsOf(const SafetensorsFile& file,
-                                                 const TensorInfo& info,
-                                                 std::vector<float>* copy) {
-  const absl::string_view bytes = file.Data(info);
-  if (info.dtype == DType::kF32 &&
-      reinterpret_cast<uintptr_t>(bytes.data()) % alignof(float) == 0) {
-    return absl::MakeConstSpan(reinterpret_cast<const float*>(bytes.data()),
-                               bytes.size() / sizeof(float));
-  }
-  BW_ASSIGN_OR_RETURN(*copy, file.ReadFloats(info.name, info.shape));
-  return absl::MakeConstSpan(*copy);
-}
-
-// H = (2/n) Σ x xᵀ over all shards, reduced in shard order whatever the order
-// in which they arrived (math.md §1); empty if the action has no Hessians. The
-// partial sums stay mapped, and of each blob only one group is read.
-absl::StatusOr<std::vector<float>> ReduceShards(const TaskContext& context,
-                                                const LinearSpec& linear) {
-  std::vector<std::string> names =
-      InputsWithPrefix(*context.action, "hessian.");
-  if (names.empty()) return std::vector<float>();
-  std::sort(names.begin(), names.end());
-  std::vector<std::unique_ptr<SafetensorsFile>> files;
-  std::vector<std::vector<float>> copies(names.size());
-  std::vector<absl::Span<const float>> partials;
-  int64_t sequences = 0;
-  for (size_t i = 0; i < names.size(); ++i) {
-    BW_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file,
-                        OpenInput(context, names[i]));
-    BW_ASSIGN_OR_RETURN(const TensorInfo* info,
-                        file->Require(linear.hessian_group));
-    BW_ASSIGN_OR_RETURN(absl::Span<const float> partial,
-                        FloatsOf(*file, *info, &copies[i]));
-    partials.push_back(partial);
-    const auto count = file->metadata().find("sequences");
-    int64_t n = 0;
-    if (count == file->metadata().end() ||
-        !absl::SimpleAtoi(count->second, &n) || n < 0) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "input ", names[i], " does not say how many sequences it sums"));
-    }
-    sequences += n;
-    files.push_back(std::move(file));
-  }
-  return quant::ReduceHessians(partials, linear.cols, sequences);
 }
 
 QuantizedLinear ToNative(const quant::QuantizedResult& result,
@@ -161,11 +97,24 @@ absl::string_view MethodName(quant::Method method) {
   return "";
 }
 
+// What the model's budget leaves for this linear; nothing if every linear has
+// the same bits.
+absl::StatusOr<std::optional<AllocatedLinear>> ReadShare(
+    const TaskContext& context, const std::string& linear) {
+  if (InputsWithPrefix(*context.action, "allocation").empty()) {
+    return std::nullopt;
+  }
+  BW_ASSIGN_OR_RETURN(std::string path, context.inputs->Path("allocation"));
+  BW_ASSIGN_OR_RETURN(std::string text, ReadFile(path));
+  return FindInAllocation(text, linear);
+}
+
 // Everything but the times: blobs are pure.
 std::string Report(const quant::QuantizedResult& result,
                    const QuantizedLinear& linear,
                    const quant::QuantizeOptions& options, bool has_hessian,
-                   double uniform_loss) {
+                   double uniform_loss,
+                   const std::optional<AllocatedLinear>& share) {
   std::map<uint16_t, int64_t> histogram;
   for (uint16_t levels : result.levels) ++histogram[levels];
   nlohmann::ordered_json levels = nlohmann::ordered_json::object();
@@ -186,6 +135,19 @@ std::string Report(const quant::QuantizedResult& result,
   report["diagonal_fallback"] = result.factor.diagonal_fallback;
   report["dead_columns"] = result.factor.dead_columns;
   report["levels_histogram"] = std::move(levels);
+  report["column_loss"] = DescribeColumnLosses(result.column_loss);
+  if (!result.uniform_column_loss.empty()) {
+    // Of every column in the pass that uniform_loss is of.
+    report["uniform_levels"] = result.uniform_levels;
+    report["uniform_column_loss"] =
+        DescribeColumnLosses(result.uniform_column_loss);
+  }
+  report["scope"] = share.has_value() ? "model" : "layer";
+  report["asked_bits"] = options.bits;
+  if (share.has_value()) {
+    report["sensitivity"] = share->sensitivity;
+    report["predicted_loss"] = share->allocation.loss;
+  }
   return report.dump();
 }
 
@@ -207,9 +169,14 @@ void Summarize(const quant::QuantizedResult& result, double uniform_loss,
 absl::StatusOr<TaskResult> ExecuteQuantize(const TaskContext& context) {
   const v1::QuantizeParameters& parameters = context.action->quantize();
   BW_ASSIGN_OR_RETURN(LinearSpec spec,
-                      FindLinear(context.model->config(), parameters));
+                      FindLinear(context.model->config(), parameters.block(),
+                                 parameters.linear()));
   BW_ASSIGN_OR_RETURN(quant::QuantizeOptions options,
                       ToOptions(parameters.method()));
+  BW_ASSIGN_OR_RETURN(std::optional<AllocatedLinear> share,
+                      ReadShare(context, spec.name));
+  options.device = context.model->QuantizerDevice();
+  if (share.has_value()) options.bits = share->allocation.bits;
   BW_ASSIGN_OR_RETURN(std::vector<float> hessian, ReduceShards(context, spec));
   context.control->SetFraction(0.1);
   BW_RETURN_IF_ERROR(context.control->Check());
@@ -240,11 +207,11 @@ absl::StatusOr<TaskResult> ExecuteQuantize(const TaskContext& context) {
   Summarize(*quantized, uniform_loss, linear.CodeBitsPerWeight(), &result);
   result.outputs.push_back(
       {.name = "linear",
-       .bytes =
-           SerializeLinearBlob({.name = spec.name,
-                                .linear = linear,
-                                .report = Report(*quantized, linear, options,
-                                                 has_hessian, uniform_loss)})});
+       .bytes = SerializeLinearBlob(
+           {.name = spec.name,
+            .linear = linear,
+            .report = Report(*quantized, linear, options, has_hessian,
+                             uniform_loss, share)})});
   return result;
 }
 

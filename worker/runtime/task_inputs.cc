@@ -1,6 +1,7 @@
 #include "worker/runtime/task_inputs.h"
 
 #include <bit>
+#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -97,6 +98,64 @@ absl::StatusOr<TokenWindows> ReadWindows(const TaskContext& context,
   windows.tokens.assign(all.begin() + range.begin * seqlen,
                         all.begin() + range.end * seqlen);
   return windows;
+}
+
+absl::StatusOr<model::HiddenStates> ReadStates(const TaskContext& context,
+                                               const std::string& name) {
+  BW_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file,
+                      OpenInput(context, name));
+  BW_ASSIGN_OR_RETURN(const TensorInfo* info, file->Require(name));
+  const int64_t width = context.model->config().hidden_size;
+  if (info->shape.size() != 3 || info->shape[2] != width) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("input ", name, " has shape ", ShapeString(info->shape),
+                     ", not [sequences, seqlen, ", width, "]"));
+  }
+  model::HiddenStates states{.sequences = info->shape[0],
+                             .seqlen = info->shape[1],
+                             .width = width,
+                             .data = {}};
+  BW_ASSIGN_OR_RETURN(states.data, file->ReadFloats(name, info->shape));
+  file->Drop(*info);
+  return states;
+}
+
+absl::StatusOr<TaskOutput> WriteStates(const TaskContext& context,
+                                       const std::string& name,
+                                       const model::HiddenStates& states) {
+  TaskOutput output{.name = name,
+                    .path = absl::StrCat(context.scratch, "/", name)};
+  BW_ASSIGN_OR_RETURN(
+      std::unique_ptr<SafetensorsWriter> writer,
+      SafetensorsWriter::Create(
+          output.path,
+          {{.name = name,
+            .dtype = DType::kF32,
+            .shape = {states.sequences, states.seqlen, states.width}}},
+          {}));
+  BW_RETURN_IF_ERROR(writer->Append(BytesOf(states.data)));
+  BW_RETURN_IF_ERROR(writer->Close());
+  return output;
+}
+
+absl::StatusOr<std::vector<double>> ReadDoubles(
+    const SafetensorsFile& file, const std::string& name,
+    const std::vector<int64_t>& shape) {
+  BW_ASSIGN_OR_RETURN(const TensorInfo* info, file.Require(name));
+  if (info->dtype != DType::kF64 || info->shape != shape) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        file.path(), ": ", name, " is ", DTypeName(info->dtype), " ",
+        ShapeString(info->shape), ", not F64 ", ShapeString(shape)));
+  }
+  const absl::string_view bytes = file.Data(*info);
+  std::vector<double> values(bytes.size() / sizeof(double));
+  std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
+}
+
+absl::string_view BytesOf(const std::vector<double>& values) {
+  return {reinterpret_cast<const char*>(values.data()),
+          values.size() * sizeof(double)};
 }
 
 absl::string_view BytesOf(const std::vector<float>& values) {

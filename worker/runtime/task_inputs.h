@@ -53,9 +53,23 @@ struct TokenWindows {
 absl::StatusOr<TokenWindows> ReadWindows(const TaskContext& context,
                                          int64_t shard, int64_t shards);
 
+// An F32 tensor [sequences, seqlen, width] as a blob of one tensor that is
+// called as the blob is: "hidden" or "gradient".
+absl::StatusOr<model::HiddenStates> ReadStates(const TaskContext& context,
+                                               const std::string& name);
+absl::StatusOr<TaskOutput> WriteStates(const TaskContext& context,
+                                       const std::string& name,
+                                       const model::HiddenStates& states);
+
 // The bytes of values, as safetensors has them (little-endian).
 absl::string_view BytesOf(const std::vector<float>& values);
 absl::string_view BytesOf(const std::vector<int32_t>& values);
+absl::string_view BytesOf(const std::vector<double>& values);
+
+// An F64 tensor. INVALID_ARGUMENT unless its shape is `shape`.
+absl::StatusOr<std::vector<double>> ReadDoubles(
+    const SafetensorsFile& file, const std::string& name,
+    const std::vector<int64_t>& shape);
 
 }  // namespace bitwright
 

@@ -87,6 +87,65 @@ TEST_F(SpecOptionsTest, Defaults) {
   EXPECT_FALSE(spec->has_evaluation());
 }
 
+TEST_F(SpecOptionsTest, ScopeAndGranularityReachTheSpec) {
+  auto method = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"model", "--calib", text_});
+    const SpecOptions options = Parse(std::move(arguments));
+    EXPECT_TRUE(CheckOptions(options, false).ok());
+    return BuildQuantizeSpec(options, FakeUpload)->method();
+  };
+  EXPECT_EQ(method({}).scope(), v1::SCOPE_LAYER);
+  EXPECT_EQ(method({}).granularity(), v1::GRANULARITY_UNSPECIFIED);
+  EXPECT_EQ(method({"--scope", "model"}).scope(), v1::SCOPE_MODEL);
+  EXPECT_EQ(method({"--scope", "model"}).granularity(),
+            v1::GRANULARITY_UNSPECIFIED);
+  EXPECT_EQ(
+      method({"--scope", "model", "--granularity", "column"}).granularity(),
+      v1::GRANULARITY_COLUMN);
+  EXPECT_EQ(method({"--scope", "model", "--granularity", "module", "--method",
+                    "gptq", "--bits", "2.5"})
+                .granularity(),
+            v1::GRANULARITY_MODULE);
+}
+
+TEST_F(SpecOptionsTest, PlanSpec) {
+  SpecOptions options = Parse({"model", "--calib", text_, "--scope", "model",
+                               "--budget", "codes", "--nsamples", "7"});
+  options.plan_bits = {2, 2.5};
+  ASSERT_TRUE(CheckOptions(options, false).ok());
+  auto spec = BuildPlanSpec(options, FakeUpload);
+  ASSERT_TRUE(spec.ok());
+  ASSERT_EQ(spec->plan().bits_size(), 2);
+  EXPECT_EQ(spec->plan().bits(1), 2.5);
+  EXPECT_EQ(spec->method().scope(), v1::SCOPE_MODEL);
+  EXPECT_EQ(spec->method().budget(), v1::BUDGET_CODES);
+  EXPECT_EQ(spec->method().bits(), 0);
+  EXPECT_EQ(spec->calibration().nsamples(), 7);
+  EXPECT_NE(RequestIdFor(*spec),
+            RequestIdFor(*BuildQuantizeSpec(options, FakeUpload)));
+  options.plan_bits = {2, 9};
+  EXPECT_THAT(std::string(CheckOptions(options, false).message()),
+              HasSubstr("--bits 9"));
+}
+
+TEST(ParsePlanBitsTest, RangesAndLists) {
+  using testing::ElementsAre;
+  EXPECT_THAT(*ParsePlanBits("2..4", 0.5), ElementsAre(2, 2.5, 3, 3.5, 4));
+  EXPECT_EQ(ParsePlanBits("2..4", 0.25)->size(), 9u);
+  // As if written down: a later --bits 2.3 asks for the same number.
+  EXPECT_THAT(*ParsePlanBits("2..2.35", 0.1), ElementsAre(2, 2.1, 2.2, 2.3));
+  EXPECT_THAT(*ParsePlanBits("3..3", 0.25), ElementsAre(3));
+  EXPECT_THAT(*ParsePlanBits("3", 0.25), ElementsAre(3));
+  EXPECT_THAT(*ParsePlanBits("4,2,2.5,2", 0.25), ElementsAre(2, 2.5, 4));
+  for (const char* bad : {"", "a", "2..", "4..2", "2..3..4", "2,", "2..nan"}) {
+    EXPECT_EQ(ParsePlanBits(bad, 0.25).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << bad;
+  }
+  EXPECT_FALSE(ParsePlanBits("2..4", 0).ok());
+  EXPECT_FALSE(ParsePlanBits("2..4", 1e-6).ok());
+}
+
 TEST_F(SpecOptionsTest, RefusesWhatCannotBe) {
   auto message = [&](std::vector<std::string> arguments) {
     return std::string(
@@ -106,6 +165,24 @@ TEST_F(SpecOptionsTest, RefusesWhatCannotBe) {
       HasSubstr("whole bits"));
   EXPECT_THAT(message({"m", "--calib", text_, "--eval", "/nowhere"}),
               HasSubstr("--eval"));
+  EXPECT_THAT(message({"m", "--scope", "model", "--method", "rtn"}),
+              HasSubstr("--scope model needs"));
+  EXPECT_THAT(message({"m", "--calib", text_, "--scope", "model", "--variant",
+                       "reference"}),
+              HasSubstr("--variant exact"));
+  EXPECT_THAT(message({"m", "--calib", text_, "--granularity", "module"}),
+              HasSubstr("--scope model"));
+  EXPECT_THAT(message({"m", "--calib", text_, "--scope", "model", "--method",
+                       "gptq", "--granularity", "column"}),
+              HasSubstr("--granularity module"));
+}
+
+TEST_F(SpecOptionsTest, RtnHasNothingToRefine) {
+  const absl::Status status = CheckOptions(
+      Parse({"model", "--calib", text_, "--method", "rtn", "--refine", "1"}),
+      false);
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_NE(status.message().find("--refine"), absl::string_view::npos);
 }
 
 TEST_F(SpecOptionsTest, RequestIdIsAFunctionOfTheSpec) {
@@ -132,6 +209,16 @@ TEST_F(SpecOptionsTest, ChangedModelIsAnotherRequest) {
   EXPECT_EQ(before, id());
   ASSERT_TRUE(WriteFileAtomically(model + "/model.safetensors", "ab").ok());
   EXPECT_NE(before, id());
+}
+
+TEST(ParsePlanBitsTest, WhatIsNotFiniteIsRefused) {
+  for (const char* text :
+       {"inf..inf", "2..inf", "nan..3", "-inf..3", "2,nan", "inf"}) {
+    EXPECT_FALSE(ParsePlanBits(text, 0.5).ok()) << text;
+  }
+  EXPECT_FALSE(ParsePlanBits("2..4", NAN).ok());
+  EXPECT_THAT(*ParsePlanBits("2..2.000001", 2e-7),
+              testing::ElementsAre(2, 2.000001));
 }
 
 }  // namespace

@@ -44,6 +44,8 @@ TEST(ResolveSpec, FillsInEveryDefault) {
   EXPECT_EQ(spec->method().variant(), v1::VARIANT_EXACT);
   EXPECT_EQ(spec->method().budget(), v1::BUDGET_FILE);
   EXPECT_EQ(spec->method().damping(), 0.01);
+  EXPECT_EQ(spec->method().scope(), v1::SCOPE_LAYER);
+  EXPECT_EQ(spec->method().granularity(), v1::GRANULARITY_UNSPECIFIED);
   EXPECT_EQ(spec->calibration().nsamples(), 128);
   EXPECT_EQ(spec->calibration().seqlen(), 2048);
   EXPECT_EQ(spec->calibration().shards(), 4);
@@ -95,6 +97,47 @@ TEST(ResolveSpec, EvaluateOnlyNeedsNothingElse) {
   ASSERT_TRUE(resolved.ok()) << resolved.status();
   EXPECT_EQ(resolved->evaluation().seqlen(), 512);
   EXPECT_FALSE(resolved->has_method());
+}
+
+TEST(ResolveSpec, ModelScopeTakesTheMethodsGranularity) {
+  v1::JobSpec spec = Minimal();
+  spec.mutable_method()->set_scope(v1::SCOPE_MODEL);
+  EXPECT_EQ(ResolveSpec(spec, Model())->method().granularity(),
+            v1::GRANULARITY_COLUMN);
+  spec.mutable_method()->set_granularity(v1::GRANULARITY_MODULE);
+  EXPECT_EQ(ResolveSpec(spec, Model())->method().granularity(),
+            v1::GRANULARITY_MODULE);
+  // Each module's bits are whole; the model's need not be.
+  spec.mutable_method()->clear_granularity();
+  spec.mutable_method()->set_method(v1::METHOD_GPTQ);
+  const absl::StatusOr<v1::JobSpec> gptq = ResolveSpec(spec, Model());
+  ASSERT_TRUE(gptq.ok()) << gptq.status();
+  EXPECT_EQ(gptq->method().granularity(), v1::GRANULARITY_MODULE);
+  EXPECT_EQ(gptq->method().bits(), 2.5);
+}
+
+TEST(ResolveSpec, PlanKeepsOnlyWhatItReads) {
+  v1::JobSpec spec = Minimal();
+  spec.mutable_plan()->add_bits(2);
+  spec.mutable_plan()->add_bits(2.25);
+  spec.set_pipeline(v1::PIPELINE_SEQUENTIAL);
+  SetText(spec.mutable_evaluation()->mutable_source());
+  const absl::StatusOr<v1::JobSpec> plan = ResolveSpec(spec, Model());
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->plan().bits_size(), 2);
+  EXPECT_EQ(plan->method().bits(), 0);
+  EXPECT_EQ(plan->pipeline(), v1::PIPELINE_UNSPECIFIED);
+  EXPECT_EQ(plan->format(), v1::FORMAT_UNSPECIFIED);
+  EXPECT_FALSE(plan->has_evaluation());
+  EXPECT_EQ(plan->calibration().nsamples(), 128);
+  const absl::StatusOr<v1::JobSpec> again = ResolveSpec(*plan, Model());
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(again->SerializeAsString(), plan->SerializeAsString());
+  // GPTQ takes whole bits, unless they are a model's.
+  spec.mutable_method()->set_method(v1::METHOD_GPTQ);
+  EXPECT_FALSE(ResolveSpec(spec, Model()).ok());
+  spec.mutable_method()->set_scope(v1::SCOPE_MODEL);
+  EXPECT_TRUE(ResolveSpec(spec, Model()).ok());
 }
 
 struct BadCase {
@@ -153,6 +196,69 @@ TEST(ResolveSpec, NamesEveryBadField) {
       {"method.budget",
        [](auto* s) {
          s->mutable_method()->set_budget(static_cast<v1::Budget>(-1));
+       }},
+      {"method.scope",
+       [](auto* s) {
+         s->mutable_method()->set_scope(static_cast<v1::Scope>(17));
+       }},
+      {"method.scope",
+       [](auto* s) {
+         s->mutable_method()->set_method(v1::METHOD_RTN);
+         s->mutable_method()->set_bits(3);
+         s->mutable_method()->set_scope(v1::SCOPE_MODEL);
+       }},
+      {"method.scope",
+       [](auto* s) {
+         s->mutable_method()->set_variant(v1::VARIANT_REFERENCE);
+         s->mutable_method()->set_scope(v1::SCOPE_MODEL);
+       }},
+      {"method.granularity",
+       [](auto* s) {
+         s->mutable_method()->set_granularity(v1::GRANULARITY_MODULE);
+       }},
+      {"method.granularity",
+       [](auto* s) {
+         s->mutable_method()->set_scope(v1::SCOPE_MODEL);
+         s->mutable_method()->set_granularity(static_cast<v1::Granularity>(9));
+       }},
+      {"method.granularity",
+       [](auto* s) {
+         s->mutable_method()->set_method(v1::METHOD_GPTQ);
+         s->mutable_method()->set_scope(v1::SCOPE_MODEL);
+         s->mutable_method()->set_granularity(v1::GRANULARITY_COLUMN);
+       }},
+      {"plan.bits", [](auto* s) { s->mutable_plan(); }},
+      {"plan.bits",
+       [](auto* s) {
+         for (int i = 0; i < kMaxPlannedBudgets + 1; ++i) {
+           s->mutable_plan()->add_bits(2 + i * 1e-3);
+         }
+       }},
+      {"plan.bits[1]",
+       [](auto* s) {
+         s->mutable_plan()->add_bits(2);
+         s->mutable_plan()->add_bits(2);
+       }},
+      {"plan.bits[0]", [](auto* s) { s->mutable_plan()->add_bits(9); }},
+      {"plan.bits[0]",
+       [](auto* s) {
+         s->mutable_method()->set_method(v1::METHOD_GPTQ);
+         s->mutable_plan()->add_bits(2.5);
+       }},
+      {"method.method",
+       [](auto* s) {
+         s->mutable_method()->set_method(v1::METHOD_RTN);
+         s->mutable_plan()->add_bits(2);
+       }},
+      {"method.variant",
+       [](auto* s) {
+         s->mutable_method()->set_variant(v1::VARIANT_REFERENCE);
+         s->mutable_plan()->add_bits(2);
+       }},
+      {"calibration.source",
+       [](auto* s) {
+         s->mutable_plan()->add_bits(2);
+         s->clear_calibration();
        }},
       {"pipeline",
        [](auto* s) { s->set_pipeline(static_cast<v1::Pipeline>(17)); }},

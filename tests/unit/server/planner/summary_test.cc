@@ -46,10 +46,28 @@ TEST(SummarizeJob, AddsInShardOrderWhateverTheOrderOfTheTasks) {
   EXPECT_EQ(SummarizeJob(tasks).perplexity_after().perplexity(), forward);
 }
 
+TEST(SummarizeJob, PredictionsComeInTheOrderOfTheBudgets) {
+  std::vector<FinishedTask> tasks;
+  for (const char* key : {"allocate-0010", "allocate-0002", "allocate-0001"}) {
+    tasks.push_back({key, {}});
+    tasks.back().summary.mutable_allocate()->set_bits(key[12] + 10 * key[11]);
+  }
+  tasks.push_back({"allocate-other", {}});
+  const v1::JobResult result = SummarizeJob(tasks);
+  ASSERT_EQ(result.predictions_size(), 3);
+  EXPECT_LT(result.predictions(0).bits(), result.predictions(1).bits());
+  EXPECT_LT(result.predictions(1).bits(), result.predictions(2).bits());
+  tasks = {{"allocate", {}}};
+  tasks[0].summary.mutable_allocate()->set_bits(2.5);
+  ASSERT_EQ(SummarizeJob(tasks).predictions_size(), 1);
+  EXPECT_EQ(SummarizeJob(tasks).predictions(0).bits(), 2.5);
+}
+
 TEST(SummarizeJob, NoEvaluationNoPerplexity) {
   const v1::JobResult result = SummarizeJob({{"finalize", {}}});
   EXPECT_FALSE(result.has_perplexity_before());
   EXPECT_FALSE(result.has_perplexity_after());
+  EXPECT_EQ(result.predictions_size(), 0);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
 #include "bitwright/v1/job.grpc.pb.h"
@@ -297,16 +298,23 @@ TEST_F(ServerAppTest, MetricsPage) {
   auto client = Connect();
   ASSERT_TRUE(client->UploadBytes("12345").ok());
   ASSERT_TRUE(client->CreateJob(EvaluateRequest(client.get(), "r")).ok());
-  const std::string page = HttpGet(server_->metrics_address(), "/metrics");
-  for (const char* part :
-       {"bitwright_build_info{", "bitwright_jobs{state=\"",
-        "bitwright_leases_granted_total 0", "bitwright_leases_expired_total",
-        "bitwright_tasks_completed_total", "bitwright_tasks_cached_total",
-        "bitwright_tasks_failed_total", "bitwright_stale_results_total",
-        "bitwright_damping_retries_total", "bitwright_diagonal_fallbacks_total",
-        "bitwright_blob_bytes_total{direction=\"in\"} 27",
-        "bitwright_rpc_seconds_bucket{method=\"/bitwright.v1."
-        "QuantizationService/CreateJob\""}) {
+  // A call is counted when it has ended, a moment after its reply has arrived.
+  const std::string call =
+      "bitwright_rpc_seconds_bucket{method=\"/bitwright.v1."
+      "QuantizationService/CreateJob\"";
+  std::string page;
+  for (int i = 0; i < 200 && !absl::StrContains(page, call); ++i) {
+    absl::SleepFor(absl::Milliseconds(i == 0 ? 0 : 50));
+    page = HttpGet(server_->metrics_address(), "/metrics");
+  }
+  for (const std::string& part : std::vector<std::string>{
+           "bitwright_build_info{", "bitwright_jobs{state=\"",
+           "bitwright_leases_granted_total 0", "bitwright_leases_expired_total",
+           "bitwright_tasks_completed_total", "bitwright_tasks_cached_total",
+           "bitwright_tasks_failed_total", "bitwright_stale_results_total",
+           "bitwright_damping_retries_total",
+           "bitwright_diagonal_fallbacks_total",
+           "bitwright_blob_bytes_total{direction=\"in\"} 27", call}) {
     EXPECT_THAT(page, HasSubstr(part));
   }
 }

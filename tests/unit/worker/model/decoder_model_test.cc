@@ -11,19 +11,11 @@
 
 #include "common/base/file.h"
 #include "tests/unit/worker/model/test_models.h"
-#include "worker/quant/parallel.h"
 
 namespace bitwright::model {
 namespace {
 
 using testing::HasSubstr;
-
-// Runs with so many threads while it lives.
-class ScopedThreads {
- public:
-  explicit ScopedThreads(int threads) { quant::SetThreads(threads); }
-  ~ScopedThreads() { quant::SetThreads(0); }
-};
 
 HiddenStates Slice(const HiddenStates& states, int64_t begin, int64_t end) {
   const int64_t size = states.seqlen * states.width;

@@ -10,6 +10,7 @@
 
 #include "common/base/file.h"
 #include "common/checkpoint/safetensors.h"
+#include "worker/quant/parallel.h"
 
 namespace bitwright::model {
 namespace {
@@ -161,6 +162,13 @@ std::string FixturePath(const std::string& name) {
          "/tests/unit/worker/model/fixtures/" + name;
 }
 
+ScopedThreads::ScopedThreads(int threads) { quant::SetThreads(threads); }
+ScopedThreads::~ScopedThreads() { quant::SetThreads(0); }
+
+LoadedModel::LoadedModel(const std::string& path, const std::string& device)
+    : directory(Must(ModelDirectory::Open(path))),
+      model(Must(DecoderModel::Open(directory.get(), device))) {}
+
 Fixture::Fixture(const std::string& name)
     : directory(Must(ModelDirectory::Open(FixturePath(name)))),
       model(Must(DecoderModel::Open(directory.get(), "cpu"))) {
@@ -179,12 +187,13 @@ HiddenStates Fixture::Embed() const {
 }
 
 void WriteRandomLlama(const std::string& directory, int64_t vocab_size,
-                      int64_t width) {
+                      int64_t width, int64_t blocks) {
   const std::string config =
       "{\"model_type\": \"llama\", \"vocab_size\": " +
       std::to_string(vocab_size) +
       ", \"hidden_size\": " + std::to_string(width) +
-      ", \"intermediate_size\": 12, \"num_hidden_layers\": 1, "
+      ", \"num_hidden_layers\": " + std::to_string(blocks) +
+      ", \"intermediate_size\": 12, "
       "\"num_attention_heads\": 2, \"max_position_embeddings\": 64, "
       "\"rms_norm_eps\": 1e-5}";
   std::mt19937 random(7);

@@ -16,6 +16,21 @@ namespace bitwright::model {
 
 std::string FixturePath(const std::string& name);
 
+// Runs with so many threads while it lives.
+class ScopedThreads {
+ public:
+  explicit ScopedThreads(int threads);
+  ~ScopedThreads();
+};
+
+// A model over `path`. Aborts the test if it is damaged.
+struct LoadedModel {
+  explicit LoadedModel(const std::string& path,
+                       const std::string& device = "cpu");
+  std::unique_ptr<ModelDirectory> directory;
+  std::unique_ptr<DecoderModel> model;
+};
+
 // A fixture's directory and a model over it. Aborts the test if it is damaged.
 struct Fixture {
   explicit Fixture(const std::string& name);
@@ -28,9 +43,9 @@ struct Fixture {
   HiddenStates Embed() const;
 };
 
-// A Llama of one block with norms of weight 1 and all else random, in F32.
+// A Llama with norms of weight 1 and all else random, in F32.
 void WriteRandomLlama(const std::string& directory, int64_t vocab_size,
-                      int64_t width);
+                      int64_t width, int64_t blocks = 1);
 
 using Matrix = std::vector<std::vector<double>>;
 

@@ -181,5 +181,25 @@ TEST(AllocateExactTest, InfeasibleBudgetNamesTheSmallest) {
   EXPECT_THAT(a.status().message(), HasSubstr("20.0000"));
 }
 
+// A share of a model's budget is rounded down, and can so come out a hair below
+// the side information of a linear that gets nothing else.
+TEST(AllocateExactTest, AShareRoundedBelowTheSideInformationIsNoError) {
+  const int64_t rows = 37, columns = 29, groups = 3;
+  const std::vector<double> curves(columns * AllowedLevelCounts().size(), 1.0);
+  const double side = SideBits(rows, columns, groups, Budget::kFile) /
+                      static_cast<double>(rows * columns);
+  const double grain = 0x1p-30;
+  AllocationProblem problem{.rows = rows,
+                            .groups = groups,
+                            .bits = std::floor(side / grain) * grain,
+                            .budget = Budget::kFile};
+  ASSERT_LT(problem.bits, side);
+  const auto allocation = AllocateExact(curves, columns, problem);
+  ASSERT_TRUE(allocation.ok()) << allocation.status();
+  EXPECT_EQ(allocation->levels, std::vector<uint16_t>(columns, 1));
+  problem.bits = side - 1e-6;
+  EXPECT_FALSE(AllocateExact(curves, columns, problem).ok());
+}
+
 }  // namespace
 }  // namespace bitwright::quant

@@ -34,6 +34,20 @@ TEST(ReferenceLevelsTest, EqualLossesGetTheBudget) {
   EXPECT_EQ(GmOverAm(std::vector<double>(5, 0.0)), 1);
 }
 
+TEST(PredictedGainTest, AtMostOneAtAnyScale) {
+  const std::vector<double> loss{1, 2, 4, 8, 1000};
+  const double gain = PredictedGain(loss);
+  EXPECT_NEAR(gain, std::pow(64000.0, 0.2) / 203, 1e-12);
+  for (double scale : {1e-30, 1e-12, 1e12, 1e30}) {
+    std::vector<double> scaled(loss);
+    for (double& l : scaled) l *= scale;
+    scaled.push_back(0);  // Of a dead column.
+    EXPECT_NEAR(PredictedGain(scaled), gain, 1e-12) << scale;
+  }
+  EXPECT_EQ(PredictedGain(std::vector<double>(3, 0.0)), 1);
+  EXPECT_EQ(PredictedGain(std::vector<double>(3, 1e-40)), 1);
+}
+
 // The examples of formats.md.
 TEST(ColumnBitsTest, PackedSizes) {
   EXPECT_EQ(ColumnBits(400, 1, Budget::kFile), 0);
@@ -75,20 +89,16 @@ TEST(MeasureDistortionTest, MatchesFloat64) {
   const std::vector<float> w = RandomFloats(rows * columns, 0.1f, 31);
   const auto grid = MakeGrid(w.data(), rows, columns, {.group_size = 32});
   ASSERT_TRUE(grid.ok());
-  std::vector<float> transposed(w.size());
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t j = 0; j < columns; ++j) {
-      transposed[j * rows + r] = w[r * columns + j] * 1.3f;  // Some clip.
-    }
-  }
-  std::vector<double> weights(columns);
-  for (int64_t j = 0; j < columns; ++j) weights[j] = 1.0 + j;
+  std::vector<float> values(w);
+  for (float& v : values) v *= 1.3f;  // Some clip.
+  std::vector<float> panels(w.size());
+  PackPanels(values.data(), RowPanels(rows, columns), panels.data());
   const std::vector<int>& counts = MeasuredLevelCounts();
   SetThreads(1);
   const std::vector<double> got =
-      MeasureDistortion(transposed.data(), *grid, weights, counts);
+      MeasureDistortion(panels.data(), *grid, counts);
   SetThreads(3);
-  EXPECT_EQ(MeasureDistortion(transposed.data(), *grid, weights, counts), got);
+  EXPECT_EQ(MeasureDistortion(panels.data(), *grid, counts), got);
   SetThreads(0);
   for (int64_t j = 0; j < columns; ++j) {
     for (size_t c = 0; c < counts.size(); ++c) {
@@ -97,12 +107,11 @@ TEST(MeasureDistortionTest, MatchesFloat64) {
         const GridPoint p =
             MakeGridPoint(grid->Min(r, grid->GroupOf(j)),
                           grid->Max(r, grid->GroupOf(j)), counts[c]);
-        const float v = transposed[j * rows + r];
+        const float v = values[r * columns + j];
         const double e = static_cast<double>(v) - Decode(Encode(v, p), p);
         sum += e * e;
       }
-      const double want = 0.5 * weights[j] * sum;
-      EXPECT_NEAR(got[j * counts.size() + c], want, 1e-4 * want)
+      EXPECT_NEAR(got[j * counts.size() + c], sum, 1e-4 * sum)
           << j << " at " << counts[c];
     }
   }
@@ -118,10 +127,11 @@ TEST(ExpandCurvesTest, KeepsMeasuredAndFollowsPowerLaws) {
   std::vector<double> measured;
   for (int l : from) measured.push_back(l == 1 ? 7 : std::pow(l - 1, -2.0));
   for (size_t i = 0; i < from.size(); ++i) measured.push_back(0);
-  const std::vector<double> out = ExpandCurves(measured, 2);
+  const std::vector<double> out =
+      ExpandCurves(measured, std::vector<double>{6, 1});
   ASSERT_EQ(out.size(), 2 * to.size());
   for (size_t i = 0; i < to.size(); ++i) {
-    const double want = to[i] == 1 ? 7 : std::pow(to[i] - 1, -2.0);
+    const double want = 3 * (to[i] == 1 ? 7 : std::pow(to[i] - 1, -2.0));
     EXPECT_NEAR(out[i], want, 1e-12 * want) << to[i];
     EXPECT_EQ(out[to.size() + i], 0);
   }

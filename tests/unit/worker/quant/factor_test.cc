@@ -31,6 +31,16 @@ Matrix DenseR(const Factor& f) {
   return r;
 }
 
+// What of `unit` means something: below the diagonal.
+std::vector<float> UnitOf(const Factor& f) {
+  std::vector<float> out;
+  for (int64_t k = 0; k < f.columns; ++k) {
+    const float* row = f.unit.data() + k * f.columns;
+    out.insert(out.end(), row, row + k);
+  }
+  return out;
+}
+
 // max |R Rᵀ − (H + added)| / max H, in the factor's order.
 double Error(const Factor& f, const std::vector<float>& h) {
   const Matrix r = DenseR(f);
@@ -57,7 +67,7 @@ TEST(FactorHessianTest, ReproducesTheDampedHessian) {
     EXPECT_EQ(f.report.damping, 0.01);
     EXPECT_FALSE(f.report.diagonal_fallback);
     const Factor packed = FactorOf(PackLower(layer.hessian, columns), columns);
-    EXPECT_EQ(packed.unit, f.unit);
+    EXPECT_EQ(UnitOf(packed), UnitOf(f));
   }
 }
 
@@ -103,7 +113,7 @@ TEST(FactorHessianTest, FallsBackToTheDiagonal) {
   EXPECT_TRUE(f.report.diagonal_fallback);
   EXPECT_EQ(f.added, 0);
   EXPECT_EQ(f.diagonal, (std::vector<double>{2, 3}));
-  EXPECT_EQ(f.unit, std::vector<float>(4, 0.0f));
+  EXPECT_EQ(UnitOf(f), std::vector<float>(1, 0.0f));
 }
 
 TEST(FactorHessianTest, SingularAndHugeRanges) {
@@ -116,7 +126,7 @@ TEST(FactorHessianTest, SingularAndHugeRanges) {
   const Factor f = FactorOf(h, 50);
   EXPECT_FALSE(f.report.diagonal_fallback);
   EXPECT_LT(Error(f, h), 1e-6);
-  for (float v : f.unit) EXPECT_TRUE(std::isfinite(v));
+  for (float v : UnitOf(f)) EXPECT_TRUE(std::isfinite(v));
   const Factor zero = FactorOf(std::vector<float>(9, 0.0f), 3, {.damping = 0});
   EXPECT_EQ(zero.report.dead_columns, 3);
   EXPECT_EQ(zero.diagonal, std::vector<double>(3, 1.0));
@@ -126,13 +136,11 @@ TEST(FactorHessianTest, SameBytesForAnyNumberOfThreads) {
   const Layer layer = MakeLayer(1, 530, 14);
   SetThreads(1);
   const Factor one = FactorOf(layer.hessian, 530);
-  const std::vector<double> weights = UndampedWeights(one);
   for (int threads : {2, 3, 7}) {
     SetThreads(threads);
     const Factor f = FactorOf(layer.hessian, 530);
-    EXPECT_EQ(f.unit, one.unit);
+    EXPECT_EQ(UnitOf(f), UnitOf(one));
     EXPECT_EQ(f.diagonal, one.diagonal);
-    EXPECT_EQ(UndampedWeights(f), weights);
   }
   SetThreads(0);
 }
@@ -141,20 +149,6 @@ TEST(FactorHessianTest, RefusesBadDamping) {
   const auto view = HessianView::Create({1.0f}, 1);
   EXPECT_FALSE(FactorHessian(*view, {.damping = -1}).ok());
   EXPECT_FALSE(FactorHessian(*view, {.damping = NAN}).ok());
-}
-
-TEST(UndampedWeightsTest, MatchesADenseInverse) {
-  const Layer layer = MakeLayer(1, 200, 15);
-  const Factor f = FactorOf(layer.hessian, 200, {.act_order = true});
-  const Matrix inverse = DenseR(f).inverse();
-  const std::vector<double> weights = UndampedWeights(f);
-  for (int64_t k = 0; k < 200; ++k) {
-    const double damped = f.diagonal[k] * f.diagonal[k];
-    const double want = damped * (1 - f.added * inverse.row(k).squaredNorm());
-    EXPECT_NEAR(weights[f.order[k]], want, 1e-4 * damped) << k;
-    EXPECT_GT(weights[f.order[k]], 0);
-    EXPECT_LE(weights[f.order[k]], damped);
-  }
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "worker/quant/gptq.h"
 
+#include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -64,13 +66,7 @@ TEST_P(FeedbackPassTest, EqualsThePaperAndTheIdentity) {
     const int mixed[] = {1, 2, 3, 4, 7, 16, 37, 256};
     levels[j] = c.levels > 0 ? c.levels : mixed[j * 5 % 8];
   }
-  std::vector<float> targets(c.rows * c.columns);
-  const FeedbackResult pass = FeedbackPass({.weight = layer.weight.data(),
-                                            .rows = c.rows,
-                                            .factor = &*factor,
-                                            .grid = &*grid,
-                                            .levels = levels,
-                                            .targets = targets.data()});
+  const TestPass pass = RunPass(layer.weight, *factor, *grid, levels);
 
   const std::vector<uint8_t> want =
       PaperGptq(layer, *grid, levels, factor->added, factor->order);
@@ -85,10 +81,11 @@ TEST_P(FeedbackPassTest, EqualsThePaperAndTheIdentity) {
   Matrix damped = layer.H();
   damped.diagonal().array() += factor->added;
   double sum = 0;
-  for (double loss : pass.column_loss) sum += 2 * loss;
+  for (double loss : pass.sums.column_loss) sum += 2 * loss;
   EXPECT_NEAR(sum / LossOf(layer, q, damped), 1, 1e-6);
   const double undamped = LossOf(layer, q, layer.H());
-  EXPECT_NEAR((sum - factor->added * pass.squared_error) / undamped, 1, 1e-5);
+  EXPECT_NEAR((sum - factor->added * pass.sums.squared_error) / undamped, 1,
+              1e-5);
   EXPECT_NEAR(
       QuadraticLoss(layer.weight.data(), q.data(), c.rows, *view) / undamped, 1,
       1e-12);
@@ -100,12 +97,12 @@ TEST_P(FeedbackPassTest, EqualsThePaperAndTheIdentity) {
                                       factor->order.begin()];
     double squares = 0;
     for (int64_t i = 0; i < c.rows; ++i) {
-      const double e =
-          static_cast<double>(targets[j * c.rows + i]) - q[i * c.columns + j];
+      const double e = static_cast<double>(pass.targets[i * c.columns + j]) -
+                       q[i * c.columns + j];
       squares += e * e;
     }
-    EXPECT_NEAR(pass.column_loss[j], 0.5 * r * r * squares,
-                1e-5 * pass.column_loss[j] + 1e-12);
+    EXPECT_NEAR(pass.sums.column_loss[j], 0.5 * r * r * squares,
+                1e-5 * pass.sums.column_loss[j] + 1e-12);
   }
 }
 
@@ -116,23 +113,90 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{50, 130, 0, true, 4}, Case{50, 130, 48, true, 0},
                     Case{70, 300, 0, false, 8}, Case{33, 290, 100, false, 0}));
 
+// Levels per row are the same loop: each row comes out as alone at its level.
+TEST(FeedbackPassTest, LevelsPerRow) {
+  const Layer layer = MakeLayer(45, 140, 23);
+  const auto view = HessianView::Create(layer.hessian, 140);
+  const auto factor = FactorHessian(*view, {});
+  const auto grid = MakeGrid(layer.weight.data(), 45, 140, {.group_size = 60});
+  std::vector<uint16_t> row_levels;
+  for (int r = 0; r < 45; ++r) row_levels.push_back(r % 3 == 0 ? 8 : 4);
+  const TestPass mixed = RunPass(layer.weight, *factor, *grid, {}, row_levels);
+  double squared_error = 0;
+  for (uint16_t levels : {4, 8}) {
+    const TestPass uniform = RunPass(layer.weight, *factor, *grid,
+                                     std::vector<uint16_t>(140, levels));
+    for (int64_t r = 0; r < 45; ++r) {
+      if (row_levels[r] != levels) continue;
+      for (int64_t j = 0; j < 140; ++j) {
+        EXPECT_EQ(mixed.codes[r * 140 + j], uniform.codes[r * 140 + j]);
+        const int64_t g = grid->GroupOf(j);
+        const double e =
+            layer.weight[r * 140 + j] -
+            Decode(mixed.codes[r * 140 + j],
+                   MakeGridPoint(grid->Min(r, g), grid->Max(r, g), levels));
+        squared_error += e * e;
+      }
+    }
+  }
+  EXPECT_NEAR(mixed.sums.squared_error / squared_error, 1, 1e-5);
+}
+
+// A layer whose Hessian has a condition number above `condition`: inputs of
+// very different sizes, which float32 can store.
+Layer IllConditioned(int64_t rows, int64_t columns, double condition) {
+  Layer layer = MakeLayer(rows, columns, 24);
+  std::vector<double> size(columns);
+  for (int64_t i = 0; i < columns; ++i) {
+    size[i] = std::pow(condition, -0.5 * static_cast<double>(i * 37 % columns) /
+                                      static_cast<double>(columns - 1));
+  }
+  for (int64_t i = 0; i < columns; ++i) {
+    for (int64_t j = 0; j < columns; ++j) {
+      layer.hessian[i * columns + j] *= static_cast<float>(size[i] * size[j]);
+    }
+  }
+  return layer;
+}
+
+// tr((W−Ŵ)H(W−Ŵ)ᵀ) = Σ 2·loss_k, at a condition number of 1e8.
+TEST(FeedbackPassTest, IdentityOnAnIllConditionedHessian) {
+  const Layer layer = IllConditioned(40, 200, 1e8);
+  const auto view = HessianView::Create(layer.hessian, 200);
+  const auto grid = MakeGrid(layer.weight.data(), 40, 200, {});
+  for (const Precision precision : {Precision::kFloat32, Precision::kFloat64}) {
+    const auto factor =
+        FactorHessian(*view, {.damping = 1e-12, .precision = precision});
+    ASSERT_TRUE(factor.ok());
+    ASSERT_EQ(factor->report.attempts, 1);
+    Matrix damped = layer.H();
+    damped.diagonal().array() += factor->added;
+    const Eigen::SelfAdjointEigenSolver<Matrix> eigen(damped);
+    EXPECT_GT(eigen.eigenvalues()[199] / eigen.eigenvalues()[0], 1e8);
+    const std::vector<uint16_t> levels(200, 8);
+    const TestPass pass = RunPass(layer.weight, *factor, *grid, levels);
+    double sum = 0;
+    for (double loss : pass.sums.column_loss) sum += 2 * loss;
+    const double truth =
+        LossOf(layer, Dequantize(pass.codes, *grid, levels), damped);
+    EXPECT_NEAR(sum / truth, 1, precision == Precision::kFloat64 ? 1e-10 : 1e-3)
+        << truth;
+  }
+}
+
 TEST(FeedbackPassTest, BeatsRoundingToNearest) {
   const Layer layer = MakeLayer(64, 96, 22);
   const auto view = HessianView::Create(layer.hessian, 96);
   const auto factor = FactorHessian(*view, {});
   const auto grid = MakeGrid(layer.weight.data(), 64, 96, {});
   const std::vector<uint16_t> levels(96, 8);
-  const FeedbackResult pass = FeedbackPass({.weight = layer.weight.data(),
-                                            .rows = 64,
-                                            .factor = &*factor,
-                                            .grid = &*grid,
-                                            .levels = levels});
-  const FeedbackResult nearest =
+  const TestPass pass = RunPass(layer.weight, *factor, *grid, levels);
+  const NearestResult nearest =
       RoundToNearest(layer.weight.data(), 64, *grid, levels, {});
   EXPECT_LT(
       LossOf(layer, Dequantize(pass.codes, *grid, levels), layer.H()),
       0.8 * LossOf(layer, Dequantize(nearest.codes, *grid, levels), layer.H()));
-  EXPECT_GT(pass.squared_error, nearest.squared_error);
+  EXPECT_GT(pass.sums.squared_error, nearest.squared_error);
 }
 
 TEST(RoundToNearestTest, ColumnLoss) {
@@ -140,8 +204,8 @@ TEST(RoundToNearestTest, ColumnLoss) {
   const auto grid = MakeGrid(w.data(), 2, 3, {});
   const std::vector<uint16_t> levels{3, 3, 4};
   const std::vector<double> diagonal{10, 100, 1000};
-  const FeedbackResult plain = RoundToNearest(w.data(), 2, *grid, levels, {});
-  const FeedbackResult weighted =
+  const NearestResult plain = RoundToNearest(w.data(), 2, *grid, levels, {});
+  const NearestResult weighted =
       RoundToNearest(w.data(), 2, *grid, levels, diagonal);
   // Row 0: range 2, step 1: 0.4 → 0. Row 1: range 3, step 1.5: 0.25 → 0.
   EXPECT_NEAR(plain.column_loss[0], 0.08, 1e-7);

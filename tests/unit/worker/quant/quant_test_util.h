@@ -8,6 +8,9 @@
 #include <random>
 #include <vector>
 
+#include "worker/quant/gptq.h"
+#include "worker/quant/panels.h"
+
 namespace bitwright::quant {
 
 using Matrix =
@@ -83,6 +86,35 @@ inline double LossOf(const Layer& layer, const std::vector<float>& q,
   Matrix e = layer.W();
   for (int64_t i = 0; i < e.size(); ++i) e.data()[i] -= q[i];
   return (e * h).cwiseProduct(e).sum();
+}
+
+// A pass with error feedback on matrices that lie row by row.
+struct TestPass {
+  std::vector<uint8_t> codes;  // [rows, columns]
+  std::vector<float> targets;  // [rows, columns]
+  FeedbackSums sums;
+};
+inline TestPass RunPass(const std::vector<float>& weight, const Factor& factor,
+                        const Grid& grid, std::vector<uint16_t> levels,
+                        std::vector<uint16_t> row_levels = {}) {
+  const RowPanels panels(grid.rows, grid.columns);
+  std::vector<float> w(weight.size()), targets(weight.size());
+  std::vector<uint8_t> codes(weight.size());
+  PackPanels(weight.data(), panels, w.data());
+  TestPass pass;
+  pass.sums = FeedbackPass({.weight = w.data(),
+                            .rows = grid.rows,
+                            .factor = &factor,
+                            .grid = &grid,
+                            .levels = levels,
+                            .row_levels = row_levels,
+                            .codes = codes.data(),
+                            .targets = targets.data()});
+  pass.codes.resize(weight.size());
+  pass.targets.resize(weight.size());
+  UnpackPanels(codes.data(), panels, pass.codes.data());
+  UnpackPanels(targets.data(), panels, pass.targets.data());
+  return pass;
 }
 
 }  // namespace bitwright::quant

@@ -37,7 +37,7 @@ void ExpectConsistent(const Layer& layer, const QuantizedResult& q) {
   const std::vector<float> w = DequantizeResult(q);
   for (float v : w) ASSERT_TRUE(std::isfinite(v));
   const double want = LossOf(layer, w, layer.H());
-  EXPECT_NEAR(q.loss, want, 1e-9 * std::abs(want) + 1e-300);
+  EXPECT_NEAR(q.loss, want, 1e-4 * std::abs(want) + 1e-300);
 }
 
 TEST(QuantizeLinearTest, EveryMethodIsConsistent) {
@@ -75,7 +75,8 @@ TEST(QuantizeLinearTest, EachMethodBeatsTheSimplerOne) {
   // At no more bits than the reference took.
   options = {.bits = reference.code_bits, .budget = Budget::kCodes};
   EXPECT_LT(Quantize(layer, options).loss, reference.loss);
-  EXPECT_NEAR(exact.uniform_loss / gptq.loss, 1, 1e-5);
+  EXPECT_NEAR(reference.uniform_loss / gptq.loss, 1, 1e-5);
+  EXPECT_NEAR(exact.uniform_loss / gptq.loss, 1, 0.1);
   EXPECT_LT(exact.gm_over_am, 1);
   EXPECT_THAT(gptq.levels, Each(8));
 }
@@ -193,14 +194,24 @@ TEST(QuantizeLinearTest, Errors) {
     EXPECT_EQ(q.status().code(), absl::StatusCode::kInvalidArgument);
     return std::string(q.status().message());
   };
-  EXPECT_THAT(message({.bits = 0.5}), HasSubstr("bits must be from 1 to 8"));
-  EXPECT_THAT(message({.bits = 8.5}), HasSubstr("bits must be from 1 to 8"));
-  EXPECT_THAT(message({.bits = NAN}), HasSubstr("bits must be from 1 to 8"));
+  for (double bits : {0.5, 8.5, double{NAN}}) {
+    EXPECT_THAT(message({.method = Method::kGptq, .bits = bits}),
+                HasSubstr("bits must be from 1 to 8"));
+    EXPECT_THAT(message({.variant = BaqVariant::kReference, .bits = bits}),
+                HasSubstr("bits must be from 1 to 8"));
+  }
+  for (double bits : {0.0, 16.5, double{NAN}}) {
+    EXPECT_THAT(message({.bits = bits}),
+                HasSubstr("bits must be from above 0 to 16"));
+  }
   EXPECT_THAT(message({.method = Method::kGptq, .bits = 2.5}),
               HasSubstr("whole"));
   EXPECT_THAT(message({.bits = 4, .group_size = -2}), HasSubstr("group size"));
   EXPECT_THAT(message({.bits = 4, .damping = -0.1}), HasSubstr("damping"));
   EXPECT_THAT(message({.bits = 4, .theta = 0}), HasSubstr("theta"));
+  EXPECT_THAT(message({.bits = 4, .refine_sweeps = 101}), HasSubstr("sweeps"));
+  EXPECT_THAT(message({.method = Method::kRtn, .refine_sweeps = 1}),
+              HasSubstr("0 for rtn"));
   EXPECT_THAT(message({.bits = 4}), HasSubstr("bits per weight are asked"));
   layer.weight[7] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_THAT(message({.budget = Budget::kCodes}),

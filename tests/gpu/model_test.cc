@@ -1,0 +1,71 @@
+// A block and its Hessian sums on the GPU against the CPU, through the module
+// and through torch alone. Skips where there is no GPU.
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/unit/worker/model/test_models.h"
+#include "worker/quant/hessian_cuda.h"
+
+namespace bitwright::model {
+namespace {
+
+// max|got − want| / max|want|.
+double WorstDifference(const std::vector<float>& got,
+                       const std::vector<float>& want) {
+  EXPECT_EQ(got.size(), want.size());
+  double worst = 0, largest = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    worst = std::max(worst, std::abs(static_cast<double>(got[i]) - want[i]));
+    largest = std::max(largest, std::abs(static_cast<double>(want[i])));
+  }
+  return largest == 0 ? worst : worst / largest;
+}
+
+class BlockOnGpuTest : public testing::TestWithParam<quant::CudaHessianMode> {};
+
+TEST_P(BlockOnGpuTest, EqualsTheCpu) {
+  if (const auto device = ResolveDevice("cuda"); !device.ok()) {
+    GTEST_SKIP() << device.status().message();
+  }
+  quant::SetCudaHessianMode(GetParam());
+  for (const char* name : {"llama_plain", "llama_gqa_bias_bf16", "opt_before",
+                           "opt_after_projected", "qwen2"}) {
+    SCOPED_TRACE(name);
+    const Fixture fixture(name);
+    const LoadedModel gpu(FixturePath(name), "cuda");
+    HiddenStates on_cpu = fixture.Embed(), on_gpu = on_cpu;
+    const auto sums = gpu.model->BlockHessians(0, nullptr, on_gpu);
+    ASSERT_TRUE(sums.ok()) << sums.status();
+    std::vector<HessianSum> cpu_sums, gpu_sums;
+    ASSERT_EQ(fixture.model->RunBlock(0, nullptr, &on_cpu, &cpu_sums),
+              absl::OkStatus());
+    ASSERT_EQ(gpu.model->RunBlock(0, nullptr, &on_gpu, &gpu_sums),
+              absl::OkStatus());
+    EXPECT_LT(WorstDifference(on_gpu.data, on_cpu.data), 1e-5);
+    ASSERT_EQ(gpu_sums.size(), cpu_sums.size());
+    for (size_t i = 0; i < cpu_sums.size(); ++i) {
+      EXPECT_EQ(gpu_sums[i].group, cpu_sums[i].group);
+      EXPECT_LT(
+          WorstDifference(gpu_sums[i].packed_lower, cpu_sums[i].packed_lower),
+          3e-5)
+          << cpu_sums[i].group;
+      EXPECT_EQ((*sums)[i].packed_lower, gpu_sums[i].packed_lower);
+    }
+  }
+  quant::SetCudaHessianMode(quant::CudaHessianMode::kFloat32);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Modes, BlockOnGpuTest,
+    testing::Values(quant::CudaHessianMode::kFloat32,
+                    quant::CudaHessianMode::kSplitBfloat16),
+    [](const auto& info) {
+      return info.param == quant::CudaHessianMode::kFloat32 ? "Float32"
+                                                            : "SplitBfloat16";
+    });
+
+}  // namespace
+}  // namespace bitwright::model

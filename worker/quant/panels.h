@@ -1,0 +1,100 @@
+// How matrices with as many rows as the layer are kept while a layer is
+// quantized: cut into panels of RowChunk(rows) rows, each panel column by
+// column. A pass works on one panel at a time, which stays in the cache, and a
+// column of a panel is one contiguous run. Private to this folder.
+//
+//   const RowPanels panels(rows, columns);
+//   RawVector<float> w(rows * columns);
+//   PackPanels(weight, panels, w.data());
+//   for (int64_t p = 0; p < panels.count(); ++p) {
+//     const float* column_j = w.data() + panels.At(p, j);  // Height(p) values
+//   }
+#ifndef BITWRIGHT_WORKER_QUANT_PANELS_H_
+#define BITWRIGHT_WORKER_QUANT_PANELS_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "worker/quant/parallel.h"
+
+namespace bitwright::quant {
+
+class RowPanels {
+ public:
+  RowPanels(int64_t rows, int64_t columns)
+      : rows_(rows), columns_(columns), chunk_(RowChunk(rows)) {}
+
+  int64_t rows() const { return rows_; }
+  int64_t columns() const { return columns_; }
+  int64_t count() const { return (rows_ + chunk_ - 1) / chunk_; }
+  // First row and number of rows of a panel.
+  int64_t First(int64_t panel) const { return panel * chunk_; }
+  int64_t Height(int64_t panel) const {
+    return std::min(chunk_, rows_ - First(panel));
+  }
+  // Where column `column` of a panel begins.
+  int64_t At(int64_t panel, int64_t column) const {
+    return First(panel) * columns_ + column * Height(panel);
+  }
+
+ private:
+  const int64_t rows_, columns_, chunk_;
+};
+
+// in [rows, columns], row by row → out, by panels.
+template <typename T>
+void PackPanels(const T* in, const RowPanels& panels, T* out);
+// The other way.
+template <typename T>
+void UnpackPanels(const T* in, const RowPanels& panels, T* out);
+
+namespace panels_internal {
+
+// in [rows, columns] with leading dimension `columns` → out [columns, rows]
+// with leading dimension `stride`, by square tiles of one cache line's length
+// that go through a buffer, so that every line is touched once: rows are often
+// a power of two apart, and then their lines push each other out of the cache.
+template <typename T>
+void Transpose(const T* in, int64_t rows, int64_t columns, T* out,
+               int64_t stride) {
+  constexpr int64_t kTile = 64 / sizeof(T);
+  T tile[kTile * kTile] = {};
+  for (int64_t r0 = 0; r0 < rows; r0 += kTile) {
+    const int64_t height = std::min(kTile, rows - r0);
+    for (int64_t j0 = 0; j0 < columns; j0 += kTile) {
+      const int64_t width = std::min(kTile, columns - j0);
+      for (int64_t r = 0; r < height; ++r) {
+        std::copy_n(in + (r0 + r) * columns + j0, width, tile + r * kTile);
+      }
+      for (int64_t j = 0; j < width; ++j) {
+        T line[kTile];
+        for (int64_t r = 0; r < kTile; ++r) line[r] = tile[r * kTile + j];
+        std::copy_n(line, height, out + (j0 + j) * stride + r0);
+      }
+    }
+  }
+}
+
+}  // namespace panels_internal
+
+template <typename T>
+void PackPanels(const T* in, const RowPanels& panels, T* out) {
+  ParallelFor(panels.count(), [&](int64_t p) {
+    const int64_t begin = panels.First(p) * panels.columns();
+    panels_internal::Transpose(in + begin, panels.Height(p), panels.columns(),
+                               out + begin, panels.Height(p));
+  });
+}
+
+template <typename T>
+void UnpackPanels(const T* in, const RowPanels& panels, T* out) {
+  ParallelFor(panels.count(), [&](int64_t p) {
+    const int64_t begin = panels.First(p) * panels.columns();
+    panels_internal::Transpose(in + begin, panels.columns(), panels.Height(p),
+                               out + begin, panels.columns());
+  });
+}
+
+}  // namespace bitwright::quant
+
+#endif  // BITWRIGHT_WORKER_QUANT_PANELS_H_
