@@ -7,9 +7,9 @@
 For the sample models and every model in $BITWRIGHT_SHARED_DIR/models: rtn, gptq, baq
 reference, baq exact and baq --scope model at 2, 2.25, 2.5, 3 and 4 bits; and, because
 gptq and the published rule end at bits of their own, baq exact and model scope once more
-at exactly the bits that each of those took. One server and one worker serve the whole table. Every finished cell is kept in WORKDIR/cells.json, under
-what it was made with and the digest of the binaries: stop it at any time and run the same
-command again to go on. Writes PERPLEXITY.md (PERPLEXITY-codes.md with --budget codes) and
+at exactly the bits that each of those took. One server and one worker serve the whole
+table. Every finished cell is kept in WORKDIR/cells.json, under what it was made with and the
+digest of the binaries: stop it at any time and run the same command again to go on. Writes PERPLEXITY.md (PERPLEXITY-codes.md with --budget codes) and
 the same as JSON into --output. Needs nothing beyond the standard library.
 """
 

@@ -177,8 +177,8 @@ def plain_table(results):
 
 
 def phase_table(results, threads):
-    lines = ["| shape R×C | method | total | factor | allocate | feedback passes | loss | rest |",
-             "|---|" + "---|" * 7]
+    lines = ["| shape R×C | method | total | factor | allocate | feedback passes | sweep | "
+             "loss | rest |", "|---|" + "---|" * 8]
     for shape, entry in results.items():
         result = entry[f"t{threads}"]
         for name, label in (("gptq", "GPTQ"), ("baq", "BAQ"), ("baq_reference", "BAQ published")):

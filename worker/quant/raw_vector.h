@@ -51,7 +51,7 @@ struct RawAllocator {
 
  private:
   static constexpr size_t kHugePage = 2 << 20;
-  static constexpr size_t kHugeFrom = 2 * kHugePage;
+  static constexpr size_t kHugeFrom = kHugePage;
 
   static std::align_val_t Alignment(size_t bytes) {
     return std::align_val_t{bytes >= kHugeFrom ? kHugePage : 64};
