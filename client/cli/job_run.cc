@@ -4,9 +4,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/cli/commands.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/spec_options.h"
 #include "client/cli/watch.h"
+#include "common/base/exit_code.h"
 #include "common/base/status_macros.h"
 
 namespace bitwright {
@@ -85,6 +87,13 @@ absl::StatusOr<v1::Job> RunJob(const Connection& connection,
                                      " --server ", connection.address, "\n"));
   }
   return ended;
+}
+
+std::optional<int> ExitWithoutResult(const absl::StatusOr<v1::Job>& job) {
+  if (Interrupted() != 0) return kExitSignalBase + Interrupted();
+  if (!job.ok()) return ReportError(job.status());
+  if (job->state() != v1::JOB_STATE_SUCCEEDED) return ReportJobEnd(*job);
+  return std::nullopt;
 }
 
 }  // namespace bitwright

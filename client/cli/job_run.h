@@ -10,6 +10,7 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -43,6 +44,10 @@ absl::StatusOr<Connection> OpenConnection(const ServiceOptions& options);
 // Runs the job to its end. On Ctrl-C says how to go on.
 absl::StatusOr<v1::Job> RunJob(const Connection& connection,
                                const v1::JobSpec& spec, bool quiet);
+
+// What RunJob ended as, or why it did not begin, said on stderr: the exit code.
+// None when the job succeeded and its result is to be shown.
+std::optional<int> ExitWithoutResult(const absl::StatusOr<v1::Job>& job);
 
 }  // namespace bitwright
 

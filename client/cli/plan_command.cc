@@ -101,9 +101,7 @@ int RunPlan(PlanOptions options, const Globals& globals) {
     return RunJob(connection, spec, globals.quiet);
   };
   absl::StatusOr<v1::Job> job = run();
-  if (Interrupted() != 0) return kExitSignalBase + Interrupted();
-  if (!job.ok()) return ReportError(job.status());
-  if (job->state() != v1::JOB_STATE_SUCCEEDED) return ReportJobEnd(*job);
+  if (const std::optional<int> exit = ExitWithoutResult(job)) return *exit;
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
   std::cout << (globals.json ? PlanJson(*job, seconds).dump(2) + "\n"
                              : PlanText(*job, isatty(STDOUT_FILENO) != 0));

@@ -217,9 +217,7 @@ int Quantize(const RunOptions& options, const Globals& globals) {
     return job;
   };
   absl::StatusOr<v1::Job> job = run();
-  if (Interrupted() != 0) return kExitSignalBase + Interrupted();
-  if (!job.ok()) return ReportError(job.status());
-  if (job->state() != v1::JOB_STATE_SUCCEEDED) return ReportJobEnd(*job);
+  if (const std::optional<int> exit = ExitWithoutResult(job)) return *exit;
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
   std::cout << (globals.json
                     ? QuantizeJson(*job, options.output, seconds).dump(2) + "\n"
@@ -240,9 +238,7 @@ int Evaluate(const RunOptions& options, const Globals& globals) {
     return RunJob(connection, spec, globals.quiet);
   };
   absl::StatusOr<v1::Job> job = run();
-  if (Interrupted() != 0) return kExitSignalBase + Interrupted();
-  if (!job.ok()) return ReportError(job.status());
-  if (job->state() != v1::JOB_STATE_SUCCEEDED) return ReportJobEnd(*job);
+  if (const std::optional<int> exit = ExitWithoutResult(job)) return *exit;
   const v1::Perplexity& result = job->result().perplexity_before();
   if (globals.json) {
     Json json = {{"perplexity", result.perplexity()},

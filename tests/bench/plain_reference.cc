@@ -131,9 +131,9 @@ std::vector<uint16_t> BaqLevels(const std::vector<double>& loss, double bits,
   return levels;
 }
 
-}  // namespace
-
-PlainResult PlainGptq(const PlainLayer& layer, int bits) {
+// The factor, and a pass with uniform levels; then `more` on the same clock.
+template <typename More>
+PlainResult Quantize(const PlainLayer& layer, int bits, More more) {
   PlainResult out;
   auto start = Clock::now();
   const std::vector<float> u = InverseFactor(layer);
@@ -143,24 +143,23 @@ PlainResult PlainGptq(const PlainLayer& layer, int bits) {
   start = Clock::now();
   out.levels.assign(layer.columns, static_cast<uint16_t>(1 << bits));
   QuantizeColumns(layer, u, out);
+  more(u, out);
   out.seconds.columns = Since(start);
   return out;
 }
 
+}  // namespace
+
+PlainResult PlainGptq(const PlainLayer& layer, int bits) {
+  return Quantize(layer, bits, [](const std::vector<float>&, PlainResult&) {});
+}
+
 PlainResult PlainBaq(const PlainLayer& layer, int bits, double theta) {
-  PlainResult out;
-  auto start = Clock::now();
-  const std::vector<float> u = InverseFactor(layer);
-  out.seconds.factor = Since(start);
-  out.positive_definite = !u.empty();
-  if (!out.positive_definite) return out;
-  start = Clock::now();
-  out.levels.assign(layer.columns, static_cast<uint16_t>(1 << bits));
-  QuantizeColumns(layer, u, out);
-  out.levels = BaqLevels(out.column_loss, bits, theta);
-  QuantizeColumns(layer, u, out);
-  out.seconds.columns = Since(start);
-  return out;
+  return Quantize(layer, bits,
+                  [&](const std::vector<float>& u, PlainResult& out) {
+                    out.levels = BaqLevels(out.column_loss, bits, theta);
+                    QuantizeColumns(layer, u, out);
+                  });
 }
 
 }  // namespace bitwright::bench

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "worker/quant/blocked_columns.h"
 #include "worker/quant/kernels.h"
 #include "worker/quant/panels.h"
 #include "worker/quant/parallel.h"
@@ -14,18 +15,6 @@ namespace {
 // ε inside the logarithm of the geometric mean, as in the public code.
 constexpr double kLogEpsilon = 1e-8;
 constexpr int64_t kColumnBlock = 64;
-
-// [groups, rows] from [rows, groups].
-std::vector<float> Transposed(const std::vector<float>& ranges, int64_t rows,
-                              int64_t groups) {
-  std::vector<float> out(ranges.size());
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t g = 0; g < groups; ++g) {
-      out[g * rows + r] = ranges[r * groups + g];
-    }
-  }
-  return out;
-}
 
 double MeanOf(absl::Span<const double> values) {
   double sum = 0;
@@ -120,8 +109,7 @@ std::vector<double> MeasureDistortion(const float* values, const Grid& grid,
                                       absl::Span<const int> counts) {
   const int64_t rows = grid.rows, columns = grid.columns;
   const int64_t points = static_cast<int64_t>(counts.size());
-  const std::vector<float> min = Transposed(grid.min, rows, grid.groups);
-  const std::vector<float> max = Transposed(grid.max, rows, grid.groups);
+  const RangeRuns ranges(grid);
   const RowPanels panels(rows, columns);
   const int64_t chunks = panels.count();
   const int64_t blocks = (columns + kColumnBlock - 1) / kColumnBlock;
@@ -145,8 +133,8 @@ std::vector<double> MeasureDistortion(const float* values, const Grid& grid,
           group = grid.GroupOf(j);
           const int64_t at = group * rows + first;
           std::fill(top.begin(), top.end(), static_cast<float>(counts[p] - 1));
-          MakeGridRun(min.data() + at, max.data() + at, top.data(), n,
-                      scale.data(), zero.data());
+          MakeGridRun(ranges.min.data() + at, ranges.max.data() + at,
+                      top.data(), n, scale.data(), zero.data());
           InverseRun(scale.data(), n, inverse.data());
         }
         out[j * points + p] = DistortionRun(v, scale.data(), inverse.data(),

@@ -19,15 +19,6 @@
 namespace bitwright::model {
 namespace {
 
-template <typename T>
-T Must(absl::StatusOr<T> value) {
-  if (!value.ok()) {
-    ADD_FAILURE() << value.status();
-    std::abort();
-  }
-  return *std::move(value);
-}
-
 // f'(0), for f smooth over [-2h, 2h].
 double Slope(const std::function<double(double)>& f, double h) {
   return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h);

@@ -22,15 +22,6 @@ namespace {
 
 using testing::HasSubstr;
 
-template <typename T>
-T Must(absl::StatusOr<T> value) {
-  if (!value.ok()) {
-    ADD_FAILURE() << value.status();
-    std::abort();
-  }
-  return *std::move(value);
-}
-
 std::vector<float> Stored(const SafetensorsFile& file,
                           const std::string& name) {
   return Must(file.ReadFloats(name, Must(file.Require(name))->shape));

@@ -15,15 +15,6 @@
 namespace bitwright::model {
 namespace {
 
-template <typename T>
-T Must(absl::StatusOr<T> value) {
-  if (!value.ok()) {
-    ADD_FAILURE() << value.status();
-    std::abort();
-  }
-  return *std::move(value);
-}
-
 Matrix Plus(Matrix a, const Matrix& b) {
   for (size_t i = 0; i < a.size(); ++i) {
     for (size_t j = 0; j < a[i].size(); ++j) a[i][j] += b[i][j];

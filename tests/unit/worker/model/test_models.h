@@ -3,16 +3,31 @@
 #ifndef BITWRIGHT_TESTS_UNIT_WORKER_MODEL_TEST_MODELS_H_
 #define BITWRIGHT_TESTS_UNIT_WORKER_MODEL_TEST_MODELS_H_
 
+#include <gtest/gtest.h>
+
 #include <cstdint>
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "common/checkpoint/model_directory.h"
 #include "worker/model/decoder_model.h"
 
 namespace bitwright::model {
+
+// The value; aborts the test if there is none.
+template <typename T>
+T Must(absl::StatusOr<T> value) {
+  if (!value.ok()) {
+    ADD_FAILURE() << value.status();
+    std::abort();
+  }
+  return *std::move(value);
+}
 
 std::string FixturePath(const std::string& name);
 
