@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 import harness
@@ -98,6 +99,24 @@ class ChaosTest(harness.TestCase):
         for name in ("bitwright-worker", "bitwright-server"):
             self.assertTrue(harness.wait_until(lambda: not harness.processes(name, str(state))),
                             name)
+
+    def test_worker_outlives_its_killed_client_for_a_while(self):
+        state, out = self.scratch / "state", self.scratch / "out"
+        run = subprocess.Popen(self.command(out, state), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+        lock = state / "cache" / "worker-0" / "lock"
+        self.assertTrue(harness.wait_until(lock.exists))
+        time.sleep(0.5)
+        workers = harness.processes("bitwright-worker", str(state))
+        self.assertEqual(len(workers), 1)
+        os.kill(workers[0], signal.SIGSTOP)
+        run.kill()
+        run.wait()
+        threading.Timer(3, os.kill, (workers[0], signal.SIGCONT)).start()
+        rerun = subprocess.run(self.command(out, state), capture_output=True, text=True,
+                               timeout=300)
+        self.assertEqual(rerun.returncode, 0, rerun.stdout + rerun.stderr)
+        self.bitwright("verify", out)
 
     def test_interrupt_says_how_to_continue(self):
         state, out = self.scratch / "state", self.scratch / "out"

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "common/base/digest.h"
 #include "common/base/status_macros.h"
 
@@ -14,6 +15,9 @@ namespace bitwright {
 namespace {
 
 constexpr int kPlaces = 256;
+// The worker that had the directory before may be on its way out: longer than
+// the default --drain-timeout.
+constexpr absl::Duration kHandover = absl::Seconds(15);
 
 std::string HostName() {
   char name[256] = {};
@@ -39,7 +43,8 @@ absl::StatusOr<WorkerPlace> OpenWorkerPlace(const std::string& directory,
                                             uint64_t max_bytes) {
   WorkerPlace place;
   if (!directory.empty()) {
-    BW_ASSIGN_OR_RETURN(place.cache, BlobCache::Open(directory, max_bytes));
+    BW_ASSIGN_OR_RETURN(place.cache,
+                        BlobCache::Open(directory, max_bytes, kHandover));
     const std::string absolute =
         std::filesystem::absolute(directory).lexically_normal().string();
     place.name =

@@ -21,7 +21,8 @@ struct WorkerPlace {
   std::string name;  // Host name and place.
 };
 
-// `directory` may be empty. The errors of BlobCache::Open.
+// `directory` may be empty; if not, it is waited for a few seconds while an
+// earlier worker is still leaving it. The errors of BlobCache::Open.
 absl::StatusOr<WorkerPlace> OpenWorkerPlace(const std::string& directory,
                                             uint64_t max_bytes);
 
