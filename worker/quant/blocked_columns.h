@@ -16,8 +16,15 @@
 
 namespace bitwright::quant {
 
-inline constexpr int64_t kOuterBlock = 256;  // columns to one large GEMM
-inline constexpr int64_t kInnerBlock = 32;   // columns updated by hand
+inline constexpr int64_t kLeafColumns = 32;  // updated by hand, not by GEMM
+
+// Where a run of more than kLeafColumns columns is cut in two, so that what the
+// left part does to the right one is one GEMM: a power of two of leaves.
+inline int64_t LeftColumns(int64_t width) {
+  int64_t left = kLeafColumns;
+  while (2 * left < width) left *= 2;
+  return left;
+}
 
 // The ranges as [groups, rows]: runs over rows are contiguous.
 struct RangeRuns {
@@ -86,25 +93,26 @@ class GridRuns {
 // Of all panels, in their order: [panels, columns] by position.
 FeedbackSums CollectSums(const Factor& factor, absl::Span<const RunSums> sums);
 
-// Visits the columns of an outer block, 0 to width − 1, in order. Before
-// fn(k, t_k), t_k has received Σ_j a[k][j] · moved_j over j < k, where fn has
-// set moved_j: nearly all of it by one GEMM per inner block. `a` is row-major
-// with leading dimension `stride`; t and moved are [width, n].
+// Calls fn(first + k, t_k) for k from 0 to width − 1, in order. Before its turn
+// t_k has received Σ_j a[k][j] · t_j over j < k, where t_j is what fn has left
+// there. `a` is row-major with leading dimension `stride`; t is [width, n].
 template <typename Real, typename Fn>
-void ForColumns(const Real* a, int64_t stride, int64_t width, int64_t n,
-                const Real* moved, Real* t, Fn fn) {
-  for (int64_t inner = 0; inner < width; inner += kInnerBlock) {
-    const int64_t stop = std::min(inner + kInnerBlock, width);
-    if (inner > 0) {
-      Gemm(false, false, stop - inner, n, inner, Real{1}, a + inner * stride,
-           stride, moved, n, Real{1}, t + inner * n, n);
+void VisitColumns(const Real* a, int64_t stride, int64_t first, int64_t width,
+                  int64_t n, Real* t, const Fn& fn) {
+  if (width <= kLeafColumns) {
+    for (int64_t k = 0; k < width; ++k) {
+      AccumulateRun(t, n, a + k * stride, k, n, t + k * n);
+      fn(first + k, t + k * n);
     }
-    for (int64_t k = inner; k < stop; ++k) {
-      AccumulateRun(moved + inner * n, n, a + k * stride + inner, k - inner, n,
-                    t + k * n);
-      fn(k, t + k * n);
-    }
+    return;
   }
+  const int64_t left = LeftColumns(width);
+  const Real* below = a + left * stride;
+  VisitColumns(a, stride, first, left, n, t, fn);
+  Gemm(false, false, width - left, n, left, Real{1}, below, stride, t, n,
+       Real{1}, t + left * n, n);
+  VisitColumns(below + left, stride, first + left, width - left, n,
+               t + left * n, fn);
 }
 
 }  // namespace bitwright::quant

@@ -29,38 +29,31 @@ class PanelPass {
         columns_(panels.columns()),
         begin_(panels.At(panel, 0)),
         sums_(sums),
-        errors_(columns_ * n_),
-        targets_(kOuterBlock * n_) {}
+        values_(columns_ * n_),
+        rounded_(n_) {}
 
   void Run() {
     for (int64_t k = 0; k < columns_; ++k) {
-      const float* weight = in_.weight + begin_ + in_.factor->order[k] * n_;
-      std::copy(weight, weight + n_, Errors(k));
+      const float* weight = in_.weight + At(k);
+      std::copy(weight, weight + n_, values_.data() + k * n_);
     }
-    for (int64_t start = 0; start < columns_; start += kOuterBlock) {
-      const int64_t end = std::min(start + kOuterBlock, columns_);
-      std::copy(Errors(start), Errors(start) + (end - start) * n_,
-                targets_.data());
-      if (start > 0) {
-        Gemm(false, false, end - start, n_, start, Real{1},
-             unit_ + start * columns_, columns_, Errors(0), n_, Real{1},
-             targets_.data(), n_);
-      }
-      ForColumns(unit_ + start * columns_ + start, columns_, end - start, n_,
-                 Errors(start), targets_.data(),
-                 [&](int64_t k, Real* t) { RoundColumn(start + k, t); });
-    }
+    VisitColumns(unit_, columns_, 0, columns_, n_, values_.data(),
+                 [&](int64_t k, Real* t) { RoundColumn(k, t); });
   }
 
  private:
-  Real* Errors(int64_t position) { return errors_.data() + position * n_; }
+  int64_t At(int64_t position) const {
+    return begin_ + in_.factor->order[position] * n_;
+  }
 
-  // Rounds t; the weights of position k are replaced by their errors.
+  // Rounds t, which receives the errors of its column.
   void RoundColumn(int64_t k, Real* t) {
-    const int32_t column = in_.factor->order[k];
-    const int64_t at = begin_ + column * n_;
+    const int64_t at = At(k);
     if (in_.targets != nullptr) std::copy(t, t + n_, in_.targets + at);
-    sums_[k] = RoundRun(grids_.For(column), n_, t, Errors(k), in_.codes + at);
+    std::copy(t, t + n_, rounded_.data());
+    std::copy(in_.weight + at, in_.weight + at + n_, t);
+    sums_[k] = RoundRun(grids_.For(in_.factor->order[k]), n_, rounded_.data(),
+                        t, in_.codes + at);
   }
 
   const FeedbackInput& in_;
@@ -68,9 +61,9 @@ class PanelPass {
   GridRuns grids_;
   const int64_t n_, columns_, begin_;
   RunSums* sums_;
-  // [columns, n] by position: weights, replaced by w − ŵ column by column.
-  RawVector<Real> errors_;
-  RawVector<Real> targets_;  // [kOuterBlock, n] t of the current block
+  // [columns, n] by position: t, replaced by w − ŵ column by column.
+  RawVector<Real> values_;
+  RawVector<Real> rounded_;  // [n] of the current column
 };
 
 }  // namespace

@@ -8,9 +8,10 @@
 //
 // With columns taken in the factor's order, t_k = w_k + Σ_{j<k} (w_j − ŵ_j)
 // R_jk / R_kk is what gets rounded. Rows are independent: they run in parallel
-// in chunks of RowChunk(R). Columns go in outer blocks and inner blocks of 32,
-// so that nearly all the work is one GEMM per block. One loop serves uniform
-// levels (GPTQ), levels per column (BAQ) and levels per row.
+// in chunks of RowChunk(R). Columns are halved, and halved again, down to
+// leaves of 32; what a left half does to the right one is one GEMM, so that
+// nearly all the work is a few large ones. One loop serves uniform levels
+// (GPTQ), levels per column (BAQ) and levels per row.
 #ifndef BITWRIGHT_WORKER_QUANT_GPTQ_H_
 #define BITWRIGHT_WORKER_QUANT_GPTQ_H_
 

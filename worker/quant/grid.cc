@@ -85,25 +85,6 @@ Range RangeOf(const float* w, int64_t n, const GridOptions& options) {
   return Finish(r, options);
 }
 
-absl::Status CheckWeight(const float* weight, int64_t rows, int64_t columns) {
-  std::vector<int64_t> bad(rows, -1);
-  ParallelFor(rows, [&](int64_t r) {
-    const float* w = weight + r * columns;
-    if (ExtentRun(w, columns).finite) return;
-    for (int64_t j = 0; j < columns && bad[r] < 0; ++j) {
-      if (!std::isfinite(w[j])) bad[r] = j;
-    }
-  });
-  for (int64_t r = 0; r < rows; ++r) {
-    if (bad[r] >= 0) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "weight value at [", r, ", ", bad[r], "] is ",
-          weight[r * columns + bad[r]], "; the source checkpoint is damaged"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 float RoundToF16(float value) {
@@ -128,7 +109,6 @@ absl::StatusOr<Grid> MakeGrid(const float* weight, int64_t rows,
     return absl::InvalidArgumentError(
         absl::StrCat("group size must be 0 or more, not ", options.group_size));
   }
-  if (absl::Status s = CheckWeight(weight, rows, columns); !s.ok()) return s;
   Grid grid;
   grid.rows = rows;
   grid.columns = columns;
@@ -138,8 +118,11 @@ absl::StatusOr<Grid> MakeGrid(const float* weight, int64_t rows,
   grid.min.resize(rows * grid.groups);
   grid.max.resize(rows * grid.groups);
   const bool any_dead = std::find(dead.begin(), dead.end(), true) != dead.end();
+  std::vector<int64_t> bad(rows, -1);
   ParallelFor(rows, [&](int64_t r) {
     const float* w = weight + r * columns;
+    bad[r] = FirstNonFinite(w, columns);
+    if (bad[r] >= 0) return;
     std::vector<float> live;
     if (any_dead) {
       live.assign(w, w + columns);
@@ -156,6 +139,13 @@ absl::StatusOr<Grid> MakeGrid(const float* weight, int64_t rows,
       grid.max[r * grid.groups + g] = range.max;
     }
   });
+  for (int64_t r = 0; r < rows; ++r) {
+    if (bad[r] >= 0) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "weight value at [", r, ", ", bad[r], "] is ",
+          weight[r * columns + bad[r]], "; the source checkpoint is damaged"));
+    }
+  }
   return grid;
 }
 

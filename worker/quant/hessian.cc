@@ -20,14 +20,6 @@ int64_t TileEdge(int64_t columns) {
 
 constexpr int64_t kReduceChunk = 1 << 16;
 
-// Index of the first value that is NaN or infinite, or -1.
-int64_t FirstNonFinite(const float* values, int64_t n) {
-  if (ExtentRun(values, n).finite) return -1;
-  return std::find_if(values, values + n,
-                      [](float v) { return !std::isfinite(v); }) -
-         values;
-}
-
 }  // namespace
 
 HessianAccumulator::HessianAccumulator(int64_t columns)

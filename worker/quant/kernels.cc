@@ -150,13 +150,9 @@ BITWRIGHT_INLINE void ScaleRunBody(Real factor, int64_t n, Real* x) {
 }
 
 template <typename Real>
-BITWRIGHT_INLINE void MoveRunBody(const Real* after, int64_t n, Real* e,
-                                  Real* moved) {
-#pragma GCC ivdep  // Nothing overlaps.
-  for (int64_t i = 0; i < n; ++i) {
-    moved[i] = after[i] - e[i];
-    e[i] = after[i];
-  }
+BITWRIGHT_INLINE void MoveRunBody(const Real* after, const Real* before,
+                                  int64_t n, Real* moved) {
+  for (int64_t i = 0; i < n; ++i) moved[i] = after[i] - before[i];
 }
 
 template <typename Real>
@@ -254,6 +250,11 @@ BITWRIGHT_INLINE double DistortionRunBody(const float* t, const float* scale,
 
 }  // namespace
 
+int64_t FirstNonFinite(const float* x, int64_t n) {
+  if (ExtentRun(x, n).finite) return -1;
+  return std::find_if(x, x + n, [](float v) { return !std::isfinite(v); }) - x;
+}
+
 Simd ActiveSimd() { return active_simd.load(std::memory_order_relaxed); }
 
 void LimitSimd(Simd limit) { active_simd = std::min(limit, BestSimd()); }
@@ -277,8 +278,9 @@ BITWRIGHT_DISPATCH(void, TargetRun,
 BITWRIGHT_DISPATCH(void, ScaleRun, (float factor, int64_t n, float* x),
                    (factor, n, x))
 BITWRIGHT_DISPATCH(void, MoveRun,
-                   (const float* after, int64_t n, float* e, float* moved),
-                   (after, n, e, moved))
+                   (const float* after, const float* before, int64_t n,
+                    float* moved),
+                   (after, before, n, moved))
 BITWRIGHT_DISPATCH(void, TargetRun,
                    (const float* w, const double* e, double inverse, int64_t n,
                     double* slope, double* weight),
@@ -286,8 +288,9 @@ BITWRIGHT_DISPATCH(void, TargetRun,
 BITWRIGHT_DISPATCH(void, ScaleRun, (double factor, int64_t n, double* x),
                    (factor, n, x))
 BITWRIGHT_DISPATCH(void, MoveRun,
-                   (const double* after, int64_t n, double* e, double* moved),
-                   (after, n, e, moved))
+                   (const double* after, const double* before, int64_t n,
+                    double* moved),
+                   (after, before, n, moved))
 BITWRIGHT_DISPATCH(void, ErrorRun,
                    (const GridRun& grid, int64_t n, const float* w,
                     const uint8_t* codes, float* e),

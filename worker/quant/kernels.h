@@ -53,9 +53,10 @@ void TargetRun(const float* w, const double* e, double inverse, int64_t n,
 void ScaleRun(float factor, int64_t n, float* x);
 void ScaleRun(double factor, int64_t n, double* x);
 
-// moved[i] = after[i] − e[i]; e[i] = after[i].
-void MoveRun(const float* after, int64_t n, float* e, float* moved);
-void MoveRun(const double* after, int64_t n, double* e, double* moved);
+// moved[i] = after[i] − before[i].
+void MoveRun(const float* after, const float* before, int64_t n, float* moved);
+void MoveRun(const double* after, const double* before, int64_t n,
+             double* moved);
 
 // t[i] += Σ_j r[j] · e[j·stride + i], j = 0..count−1 in this order.
 void AccumulateRun(const float* e, int64_t stride, const float* r,
@@ -79,6 +80,9 @@ struct Extent {
   bool finite = true;
 };
 Extent ExtentRun(const float* x, int64_t n);
+
+// Index of the first value that is NaN or infinite, or -1.
+int64_t FirstNonFinite(const float* x, int64_t n);
 
 // Σ t².
 double SquareRun(const float* t, int64_t n);

@@ -6,8 +6,6 @@
 #ifndef BITWRIGHT_WORKER_QUANT_RAW_VECTOR_H_
 #define BITWRIGHT_WORKER_QUANT_RAW_VECTOR_H_
 
-#include <sys/mman.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -17,6 +15,16 @@
 
 namespace bitwright::quant {
 
+// For RawAllocator. From kHugePage bytes on, memory that is freed is kept for
+// the next buffer of the same size, up to kMaxKeptBytes in all, the latest: the
+// layers of a model repeat their shapes, and the kernel clears every page that
+// it hands out. Thread-safe.
+inline constexpr size_t kHugePage = size_t{2} << 20;
+inline constexpr size_t kMaxKeptBytes = size_t{256} << 20;
+void* AllocateRaw(size_t bytes);
+void FreeRaw(void* place, size_t bytes);
+size_t KeptBytes();  // Kept now.
+
 template <typename T>
 struct RawAllocator {
   using value_type = T;
@@ -25,16 +33,8 @@ struct RawAllocator {
   template <typename U>
   RawAllocator(const RawAllocator<U>&) {}
 
-  T* allocate(size_t n) {
-    const size_t bytes = n * sizeof(T);
-    void* place = ::operator new(bytes, Alignment(bytes));
-    // A hint: without it, or where it is refused, nothing changes but speed.
-    if (bytes >= kHugeFrom) madvise(place, bytes, MADV_HUGEPAGE);
-    return static_cast<T*>(place);
-  }
-  void deallocate(T* place, size_t n) {
-    ::operator delete(place, Alignment(n * sizeof(T)));
-  }
+  T* allocate(size_t n) { return static_cast<T*>(AllocateRaw(n * sizeof(T))); }
+  void deallocate(T* place, size_t n) { FreeRaw(place, n * sizeof(T)); }
 
   template <typename U>
   void construct(U* place) {
@@ -47,14 +47,6 @@ struct RawAllocator {
 
   friend bool operator==(const RawAllocator&, const RawAllocator&) {
     return true;
-  }
-
- private:
-  static constexpr size_t kHugePage = 2 << 20;
-  static constexpr size_t kHugeFrom = kHugePage;
-
-  static std::align_val_t Alignment(size_t bytes) {
-    return std::align_val_t{bytes >= kHugeFrom ? kHugePage : 64};
   }
 };
 

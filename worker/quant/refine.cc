@@ -13,18 +13,20 @@
 namespace bitwright::quant {
 namespace {
 
+constexpr int64_t kSweepBlock = 192;  // columns to one GEMM of a sweep
+
 // What of the factor a sweep needs (factor.h).
 template <typename Real>
 struct Matrices {
   RawVector<Real> factor;  // ScaledFactor
-  RawVector<Real> blocks;  // DiagonalBlocks of kOuterBlock
+  RawVector<Real> blocks;  // DiagonalBlocks of kSweepBlock
 };
 
 // The rows of one panel, in Real arithmetic. Everything by position.
 //
-// Kept up to date: E = W − Ŵ and D = E R, R as scaled in Matrices. What a sweep
-// needs is (E H)_k = Σ_{m>=k} R_km D_m, and a change δ of E_k adds R_km δ to
-// every D_m, m >= k: both triangular, and D are the losses themselves.
+// Kept up to date: D = E R with E = W − Ŵ, R as scaled in Matrices. What a
+// sweep needs is (E H)_k = Σ_{m>=k} R_km D_m, and a change δ of E_k adds R_km δ
+// to every D_m, m >= k: both triangular, and D are the losses themselves.
 template <typename Real>
 class PanelRefiner {
  public:
@@ -37,41 +39,41 @@ class PanelRefiner {
         n_(panels.Height(panel)),
         columns_(panels.columns()),
         begin_(panels.At(panel, 0)),
-        errors_(columns_ * n_),
         products_(columns_ * n_),
-        block_(kOuterBlock * n_),
-        moved_(kOuterBlock * n_),
+        slopes_(kSweepBlock * n_),
+        error_(n_),
         weight_(n_) {
-    for (int64_t k = 0; k < columns_; ++k) {
-      const GridRun grid = GridOf(k);
-      const uint8_t* codes = in_.codes + At(k);
-      ErrorRun(grid, n_, in_.weight + At(k), codes, Row(errors_, k));
-      if (kFromTargets) {
-        ErrorRun(grid, n_, in_.targets + At(k), codes, Row(products_, k));
-        ScaleRun(Factor(k, k), n_, Row(products_, k));
+    if (kFromTargets) {
+      for (int64_t k = 0; k < columns_; ++k) {
+        ErrorRun(GridOf(k), n_, in_.targets + At(k), in_.codes + At(k),
+                 Products(k));
+        ScaleRun(Factor(k, k), n_, Products(k));
       }
+      return;
     }
-    if (!kFromTargets) {
-      Gemm(false, false, columns_, n_, columns_, Real{1},
-           matrices_.factor.data(), columns_, errors_.data(), n_, Real{0},
-           products_.data(), n_);
+    RawVector<Real> errors(columns_ * n_);
+    for (int64_t k = 0; k < columns_; ++k) {
+      ErrorRun(GridOf(k), n_, in_.weight + At(k), in_.codes + At(k),
+               errors.data() + k * n_);
     }
+    Gemm(false, false, columns_, n_, columns_, Real{1}, matrices_.factor.data(),
+         columns_, errors.data(), n_, Real{0}, products_.data(), n_);
   }
 
+  // Within a block, whose slopes are formed at once, what has moved counts
+  // through H itself; the moves reach D when the block is done.
   void Sweep() {
-    for (int64_t start = 0; start < columns_; start += kOuterBlock) {
-      const int64_t width = std::min(kOuterBlock, columns_ - start);
+    for (int64_t start = 0; start < columns_; start += kSweepBlock) {
+      const int64_t width = std::min(kSweepBlock, columns_ - start);
       const int64_t rest = columns_ - start;
       const Real* factor = matrices_.factor.data() + start * columns_ + start;
       Gemm(true, false, width, n_, rest, Real{1}, factor, columns_,
-           Row(products_, start), n_, Real{0}, block_.data(), n_);
-      ForColumns(matrices_.blocks.data() + start * kOuterBlock, kOuterBlock,
-                 width, n_, moved_.data(), block_.data(),
-                 [&](int64_t k, Real* slope) {
-                   Revisit(start + k, slope, Row(moved_, k));
-                 });
+           Products(start), n_, Real{0}, slopes_.data(), n_);
+      VisitColumns(matrices_.blocks.data() + start * kSweepBlock, kSweepBlock,
+                   start, width, n_, slopes_.data(),
+                   [&](int64_t k, Real* slope) { Revisit(k, slope); });
       Gemm(false, false, rest, n_, width, Real{1}, factor, columns_,
-           moved_.data(), n_, Real{1}, Row(products_, start), n_);
+           slopes_.data(), n_, Real{1}, Products(start), n_);
     }
   }
 
@@ -79,8 +81,10 @@ class PanelRefiner {
   void Sum(RunSums* sums) {
     for (int64_t k = 0; k < columns_; ++k) {
       const double pivot = Factor(k, k);
-      sums[k] = {SquareRun(Row(products_, k), n_) / (pivot * pivot),
-                 SquareRun(Row(errors_, k), n_)};
+      ErrorRun(GridOf(k), n_, in_.weight + At(k), in_.codes + At(k),
+               error_.data());
+      sums[k] = {SquareRun(Products(k), n_) / (pivot * pivot),
+                 SquareRun(error_.data(), n_)};
     }
   }
 
@@ -88,9 +92,7 @@ class PanelRefiner {
   // D_k = R_kk (t_k − ŵ_k), unless the targets have less precision than D.
   static constexpr bool kFromTargets = std::is_same_v<Real, float>;
 
-  Real* Row(RawVector<Real>& matrix, int64_t position) const {
-    return matrix.data() + position * n_;
-  }
+  Real* Products(int64_t position) { return products_.data() + position * n_; }
   Real Factor(int64_t k, int64_t j) const {
     return matrices_.factor[k * columns_ + j];
   }
@@ -101,27 +103,29 @@ class PanelRefiner {
     return grids_.For(in_.factor->order[position]);
   }
 
-  // slope: (E H)_k, used up. moved: receives by how much the errors changed.
-  void Revisit(int64_t k, Real* slope, Real* moved) {
+  // slope: (E H)_k, replaced by how much the errors of column k changed.
+  void Revisit(int64_t k, Real* slope) {
     if (in_.factor->dead[in_.factor->order[k]]) {
-      std::fill_n(moved, n_, Real{0});
+      std::fill_n(slope, n_, Real{0});
       return;
     }
-    Real* error = Row(errors_, k);
-    const Real own = matrices_.blocks[k * kOuterBlock + k % kOuterBlock];
-    TargetRun(in_.weight + At(k), error, Real{1} / own, n_, slope,
-              weight_.data());
-    RoundRun(GridOf(k), n_, slope, weight_.data(), in_.codes + At(k));
-    MoveRun(weight_.data(), n_, error, moved);
+    const GridRun grid = GridOf(k);
+    const float* weight = in_.weight + At(k);
+    uint8_t* codes = in_.codes + At(k);
+    const Real own = matrices_.blocks[k * kSweepBlock + k % kSweepBlock];
+    ErrorRun(grid, n_, weight, codes, error_.data());
+    TargetRun(weight, error_.data(), Real{1} / own, n_, slope, weight_.data());
+    RoundRun(grid, n_, slope, weight_.data(), codes);
+    MoveRun(weight_.data(), error_.data(), n_, slope);
   }
 
   const FeedbackInput& in_;
   const Matrices<Real>& matrices_;
   GridRuns grids_;
   const int64_t n_, columns_, begin_;
-  RawVector<Real> errors_, products_;  // [columns, n] E and D
-  RawVector<Real> block_, moved_;      // [kOuterBlock, n]
-  RawVector<Real> weight_;             // [n] of the current column
+  RawVector<Real> products_;        // [columns, n] D, by position
+  RawVector<Real> slopes_;          // [kSweepBlock, n], then the moves
+  RawVector<Real> error_, weight_;  // [n] of the current column
 };
 
 template <typename Real>
@@ -129,7 +133,7 @@ void RefineAs(const FeedbackInput& input, const HessianView& h, int sweeps,
               RunSums* sums) {
   const Matrices<Real> matrices{
       ScaledFactor<Real>(*input.factor),
-      DiagonalBlocks<Real>(h, *input.factor, kOuterBlock)};
+      DiagonalBlocks<Real>(h, *input.factor, kSweepBlock)};
   const RowPanels panels(input.rows, input.factor->columns);
   const RangeRuns ranges(*input.grid);
   ParallelFor(panels.count(), [&](int64_t p) {

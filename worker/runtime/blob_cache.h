@@ -59,9 +59,9 @@ class CachedBlob {
 // Thread-safe.
 class BlobCache {
  public:
-  // Creates `directory` if need be. FAILED_PRECONDITION if another process still
-  // has it open after `patience`. Whatever earlier processes left unfinished is
-  // removed.
+  // Creates `directory` if need be. FAILED_PRECONDITION if another process
+  // still has it open after `patience`. Whatever earlier processes left
+  // unfinished is removed.
   static absl::StatusOr<std::unique_ptr<BlobCache>> Open(
       const std::string& directory, uint64_t max_bytes,
       absl::Duration patience = absl::ZeroDuration());
