@@ -13,7 +13,9 @@
 #include <utility>
 
 #include "CLI/CLI.hpp"
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "client/api/client.h"
 #include "common/base/exit_code.h"
@@ -30,6 +32,9 @@
 
 namespace bitwright {
 namespace {
+
+// Longer than the default --drain-timeout of the worker that leaves.
+constexpr absl::Duration kHandover = absl::Seconds(15);
 
 struct Flags {
   std::string server = "localhost:8470";
@@ -66,7 +71,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
           ->check(CLI::Range(0, 4096)),
       "BITWRIGHT_THREADS");
   env(app->add_option("--cache-dir", flags->cache_dir,
-                      "Where blobs are kept; not shared between workers "
+                      "Where blobs are kept; not shared between workers: "
+                      "another one's is waited for, 15 seconds long "
                       "(default: a free one below ~/.cache/bitwright)"),
       "BITWRIGHT_CACHE_DIR");
   env(app->add_option("--cache-bytes", flags->cache_bytes,
@@ -127,33 +133,37 @@ absl::Status Serve(const Flags& flags, pid_t parent) {
   // A device that is not there is this worker's trouble, not its tasks'.
   BW_ASSIGN_OR_RETURN(const std::string device,
                       model::ResolveDevice(flags.device));
-  WorkerMetrics metrics;
-  if (!flags.metrics_address.empty()) {
-    BW_RETURN_IF_ERROR(metrics.Serve(flags.metrics_address));
-  }
-  BW_ASSIGN_OR_RETURN(WorkerPlace place,
-                      OpenWorkerPlace(flags.cache_dir, flags.cache_bytes));
   const absl::Duration give_up = flags.give_up_after > 0
                                      ? absl::Seconds(flags.give_up_after)
                                      : absl::InfiniteDuration();
   Patience connecting(give_up), patience(give_up);
-  bool interrupted = false;
+  absl::Notification interrupted;
   signals->OnSignal([&](int) {
-    interrupted = true;
+    interrupted.Notify();
     connecting.StopAt(absl::InfinitePast());
   });
+  const absl::Cleanup no_callback = [&] { signals->OnSignal(nullptr); };
+  // The place first: it is the worker before this one that gives it up, and
+  // with it the metrics' address.
+  auto place = OpenWorkerPlace(flags.cache_dir, flags.cache_bytes, kHandover,
+                               interrupted);
+  if (interrupted.HasBeenNotified()) return absl::OkStatus();
+  BW_RETURN_IF_ERROR(place.status());
+  WorkerMetrics metrics;
+  if (!flags.metrics_address.empty()) {
+    BW_RETURN_IF_ERROR(metrics.Serve(flags.metrics_address));
+  }
   auto api = Connect(flags, &connecting);
-  signals->OnSignal(nullptr);
-  if (interrupted) return absl::OkStatus();
+  if (interrupted.HasBeenNotified()) return absl::OkStatus();
   BW_RETURN_IF_ERROR(api.status());
 
   quant::SetThreads(flags.threads);
-  BlobFetcher fetcher(api->get(), place.cache.get(), &patience, &metrics);
+  BlobFetcher fetcher(api->get(), place->cache.get(), &patience, &metrics);
   ModelProvider models(&fetcher, device);
   std::unique_ptr<TaskRunner> runner =
       MakeTaskRunner(&fetcher, &models, &metrics);
   Worker worker(api->get(), runner.get(), &patience, &metrics,
-                {.name = flags.name.empty() ? place.name : flags.name,
+                {.name = flags.name.empty() ? place->name : flags.name,
                  .device = device,
                  .version = kVersion,
                  .give_up_after = give_up,

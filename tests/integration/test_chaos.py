@@ -1,12 +1,12 @@
 """kill -9 of every process at random moments: the checkpoint is byte-identical
 to an undisturbed one."""
 
+import fcntl
 import os
 import random
 import shutil
 import signal
 import subprocess
-import threading
 import time
 
 import harness
@@ -100,23 +100,39 @@ class ChaosTest(harness.TestCase):
             self.assertTrue(harness.wait_until(lambda: not harness.processes(name, str(state))),
                             name)
 
-    def test_worker_outlives_its_killed_client_for_a_while(self):
+    def test_worker_waits_for_one_that_is_leaving(self):
         state, out = self.scratch / "state", self.scratch / "out"
-        run = subprocess.Popen(self.command(out, state), stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
-        lock = state / "cache" / "worker-0" / "lock"
-        self.assertTrue(harness.wait_until(lock.exists))
-        time.sleep(0.5)
-        workers = harness.processes("bitwright-worker", str(state))
-        self.assertEqual(len(workers), 1)
-        os.kill(workers[0], signal.SIGSTOP)
-        run.kill()
-        run.wait()
-        threading.Timer(3, os.kill, (workers[0], signal.SIGCONT)).start()
-        rerun = subprocess.run(self.command(out, state), capture_output=True, text=True,
-                               timeout=300)
-        self.assertEqual(rerun.returncode, 0, rerun.stdout + rerun.stderr)
+        cache = state / "cache" / "worker-0"
+        cache.mkdir(parents=True)
+        with open(cache / "lock", "w") as lock:  # As a worker of a killed client has it.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            run = subprocess.Popen(self.command(out, state), stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True)
+            log = state / "logs" / "worker-0.log"
+            self.assertTrue(harness.wait_until(
+                lambda: log.exists() and "waiting" in log.read_text()))
+            time.sleep(1)
+            self.assertIsNone(run.poll())
+        _, errors = run.communicate(timeout=300)
+        self.assertEqual(run.returncode, 0, errors)
         self.bitwright("verify", out)
+
+    def test_worker_that_waits_can_be_stopped(self):
+        state, out = self.scratch / "state", self.scratch / "out"
+        cache = state / "cache" / "worker-0"
+        cache.mkdir(parents=True)
+        with open(cache / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            run = subprocess.Popen(self.command(out, state), stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, text=True)
+            log = state / "logs" / "worker-0.log"
+            self.assertTrue(harness.wait_until(
+                lambda: log.exists() and "waiting" in log.read_text()))
+            start = time.monotonic()
+            run.send_signal(signal.SIGINT)
+            _, errors = run.communicate(timeout=60)
+            self.assertEqual(run.returncode, 130, errors)
+            self.assertLess(time.monotonic() - start, 6)  # Else it was killed after 8.
 
     def test_interrupt_says_how_to_continue(self):
         state, out = self.scratch / "state", self.scratch / "out"

@@ -95,7 +95,8 @@ FeedbackSums CollectSums(const Factor& factor, absl::Span<const RunSums> sums);
 
 // Calls fn(first + k, t_k) for k from 0 to width − 1, in order. Before its turn
 // t_k has received Σ_j a[k][j] · t_j over j < k, where t_j is what fn has left
-// there. `a` is row-major with leading dimension `stride`; t is [width, n].
+// there. `a` is row-major with leading dimension `stride`, read below its
+// diagonal only; t is [width, n].
 template <typename Real, typename Fn>
 void VisitColumns(const Real* a, int64_t stride, int64_t first, int64_t width,
                   int64_t n, Real* t, const Fn& fn) {

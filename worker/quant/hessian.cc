@@ -1,7 +1,6 @@
 #include "worker/quant/hessian.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "worker/quant/blas.h"

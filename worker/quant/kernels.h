@@ -1,8 +1,8 @@
 // The inner loops of this folder, over contiguous runs of rows. Private to it.
 //
-// Each has one body, compiled for the baseline, for AVX2 and for AVX-512, and
-// chosen at run time. The source spells out every operation and its order, and
-// contraction to fused multiply-add is off, so all give the same bits.
+// Each loop has one body, compiled for the baseline, for AVX2 and for AVX-512,
+// and chosen at run time. The source spells out every operation and its order,
+// and contraction to fused multiply-add is off, so all give the same bits.
 #ifndef BITWRIGHT_WORKER_QUANT_KERNELS_H_
 #define BITWRIGHT_WORKER_QUANT_KERNELS_H_
 

@@ -4,6 +4,8 @@
 
 #include <deque>
 #include <iterator>
+#include <new>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -13,6 +15,10 @@ namespace {
 
 std::align_val_t AlignmentOf(size_t bytes) {
   return std::align_val_t{bytes >= kHugePage ? kHugePage : 64};
+}
+
+void Delete(void* place, size_t bytes) {
+  ::operator delete(place, AlignmentOf(bytes));
 }
 
 // Buffers that nobody uses, the oldest in front.
@@ -36,16 +42,28 @@ class KeptBuffers {
     return nullptr;
   }
 
+  // bytes <= kMaxKeptBytes.
   void Keep(void* place, size_t bytes) {
-    absl::MutexLock lock(&mutex_);
-    buffers_.push_back({place, bytes});
-    total_ += bytes;
-    while (total_ > kMaxKeptBytes) {
-      const Buffer oldest = buffers_.front();
-      buffers_.pop_front();
-      total_ -= oldest.bytes;
-      ::operator delete(oldest.place, AlignmentOf(oldest.bytes));
+    {
+      absl::MutexLock lock(&mutex_);
+      buffers_.push_back({place, bytes});
+      total_ += bytes;
     }
+    Shrink(kMaxKeptBytes);
+  }
+
+  // Frees the oldest ones until no more than `most` bytes are left.
+  void Shrink(size_t most) {
+    std::vector<Buffer> surplus;  // Freed without the lock: it takes long.
+    {
+      absl::MutexLock lock(&mutex_);
+      while (total_ > most) {
+        surplus.push_back(buffers_.front());
+        total_ -= buffers_.front().bytes;
+        buffers_.pop_front();
+      }
+    }
+    for (const Buffer& buffer : surplus) Delete(buffer.place, buffer.bytes);
   }
 
   size_t total() {
@@ -66,20 +84,24 @@ class KeptBuffers {
 }  // namespace
 
 void* AllocateRaw(size_t bytes) {
-  if (bytes >= kHugePage) {
-    if (void* kept = KeptBuffers::Get().Take(bytes)) return kept;
+  if (bytes < kHugePage) return ::operator new(bytes, AlignmentOf(bytes));
+  void* place = KeptBuffers::Get().Take(bytes);
+  if (place != nullptr) return place;
+  place = ::operator new(bytes, AlignmentOf(bytes), std::nothrow);
+  if (place == nullptr) {  // What is kept may be what is missing.
+    KeptBuffers::Get().Shrink(0);
+    place = ::operator new(bytes, AlignmentOf(bytes));
   }
-  void* place = ::operator new(bytes, AlignmentOf(bytes));
   // A hint: without it, or where it is refused, nothing changes but speed.
-  if (bytes >= kHugePage) madvise(place, bytes, MADV_HUGEPAGE);
+  madvise(place, bytes, MADV_HUGEPAGE);
   return place;
 }
 
 void FreeRaw(void* place, size_t bytes) {
-  if (bytes >= kHugePage) {
-    KeptBuffers::Get().Keep(place, bytes);
+  if (bytes < kHugePage || bytes > kMaxKeptBytes) {
+    Delete(place, bytes);
   } else {
-    ::operator delete(place, AlignmentOf(bytes));
+    KeptBuffers::Get().Keep(place, bytes);
   }
 }
 

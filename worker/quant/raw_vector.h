@@ -7,20 +7,22 @@
 #define BITWRIGHT_WORKER_QUANT_RAW_VECTOR_H_
 
 #include <cstddef>
-#include <cstdint>
-#include <memory>
 #include <new>
 #include <utility>
 #include <vector>
 
 namespace bitwright::quant {
 
-// For RawAllocator. From kHugePage bytes on, memory that is freed is kept for
-// the next buffer of the same size, up to kMaxKeptBytes in all, the latest: the
-// layers of a model repeat their shapes, and the kernel clears every page that
-// it hands out. Thread-safe.
+// For RawAllocator. Freed buffers of kHugePage bytes and more are kept for the
+// next one of exactly that size: the layers of a model repeat their shapes, and
+// the kernel clears every page that it hands out. The latest kMaxKeptBytes are
+// kept, none under AddressSanitizer. Thread-safe.
 inline constexpr size_t kHugePage = size_t{2} << 20;
+#ifdef __SANITIZE_ADDRESS__
+inline constexpr size_t kMaxKeptBytes = 0;
+#else
 inline constexpr size_t kMaxKeptBytes = size_t{256} << 20;
+#endif
 void* AllocateRaw(size_t bytes);
 void FreeRaw(void* place, size_t bytes);
 size_t KeptBytes();  // Kept now.

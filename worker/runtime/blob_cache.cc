@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "common/base/file.h"
 #include "common/base/status_macros.h"
 
@@ -21,8 +20,6 @@ namespace bitwright {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr absl::Duration kLockPoll = absl::Milliseconds(50);
 
 absl::Status MakeDirectory(const std::string& path) {
   std::error_code error;
@@ -64,22 +61,20 @@ BlobCache::BlobCache(std::string directory, uint64_t max_bytes, int lock_fd)
 BlobCache::~BlobCache() { close(lock_fd_); }
 
 absl::StatusOr<std::unique_ptr<BlobCache>> BlobCache::Open(
-    const std::string& directory, uint64_t max_bytes, absl::Duration patience) {
+    const std::string& directory, uint64_t max_bytes) {
   BW_RETURN_IF_ERROR(MakeDirectory(directory));
   const std::string lock = absl::StrCat(directory, "/lock");
   const int fd = open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd < 0) return ErrnoStatus(errno, "open", lock);
-  std::unique_ptr<BlobCache> cache(new BlobCache(directory, max_bytes, fd));
-  const absl::Time deadline = absl::Now() + patience;
-  while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return ErrnoStatus(errno, "lock", lock);
-    if (absl::Now() >= deadline) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("another worker uses the cache directory ", directory,
-                       "; give this one a --cache-dir of its own"));
-    }
-    absl::SleepFor(kLockPoll);
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    const int error = errno;
+    close(fd);
+    if (error != EWOULDBLOCK) return ErrnoStatus(error, "lock", lock);
+    return absl::FailedPreconditionError(
+        absl::StrCat("another worker uses the cache directory ", directory,
+                     "; give this one a --cache-dir of its own"));
   }
+  std::unique_ptr<BlobCache> cache(new BlobCache(directory, max_bytes, fd));
   BW_RETURN_IF_ERROR(cache->Load());
   return cache;
 }

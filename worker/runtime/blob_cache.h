@@ -27,7 +27,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
 #include "common/base/digest.h"
 
 namespace bitwright {
@@ -59,12 +58,10 @@ class CachedBlob {
 // Thread-safe.
 class BlobCache {
  public:
-  // Creates `directory` if need be. FAILED_PRECONDITION if another process
-  // still has it open after `patience`. Whatever earlier processes left
-  // unfinished is removed.
+  // Creates `directory` if need be. FAILED_PRECONDITION while another process
+  // has it open. Whatever earlier processes left unfinished is removed.
   static absl::StatusOr<std::unique_ptr<BlobCache>> Open(
-      const std::string& directory, uint64_t max_bytes,
-      absl::Duration patience = absl::ZeroDuration());
+      const std::string& directory, uint64_t max_bytes);
   ~BlobCache();
 
   std::optional<CachedBlob> Find(const Digest& digest);

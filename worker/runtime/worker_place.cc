@@ -7,17 +7,16 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/time.h"
+#include "absl/time/clock.h"
 #include "common/base/digest.h"
 #include "common/base/status_macros.h"
+#include "spdlog/spdlog.h"
 
 namespace bitwright {
 namespace {
 
 constexpr int kPlaces = 256;
-// The worker that had the directory before may be on its way out: longer than
-// the default --drain-timeout.
-constexpr absl::Duration kHandover = absl::Seconds(15);
+constexpr absl::Duration kPoll = absl::Milliseconds(50);
 
 std::string HostName() {
   char name[256] = {};
@@ -37,14 +36,32 @@ std::string CacheHome() {
   return absl::StrCat("/tmp/bitwright-", getuid());
 }
 
+absl::StatusOr<std::unique_ptr<BlobCache>> AwaitCache(
+    const std::string& directory, uint64_t max_bytes, absl::Duration handover,
+    const absl::Notification& stop) {
+  const absl::Time deadline = absl::Now() + handover;
+  for (bool told = false;; told = true) {
+    auto cache = BlobCache::Open(directory, max_bytes);
+    if (!absl::IsFailedPrecondition(cache.status())) return cache;
+    if (absl::Now() >= deadline) return cache;
+    if (!told) {
+      spdlog::info("waiting up to {} for the worker that has {}",
+                   absl::FormatDuration(handover), directory);
+    }
+    if (stop.WaitForNotificationWithTimeout(kPoll)) return cache;
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<WorkerPlace> OpenWorkerPlace(const std::string& directory,
-                                            uint64_t max_bytes) {
+                                            uint64_t max_bytes,
+                                            absl::Duration handover,
+                                            const absl::Notification& stop) {
   WorkerPlace place;
   if (!directory.empty()) {
     BW_ASSIGN_OR_RETURN(place.cache,
-                        BlobCache::Open(directory, max_bytes, kHandover));
+                        AwaitCache(directory, max_bytes, handover, stop));
     const std::string absolute =
         std::filesystem::absolute(directory).lexically_normal().string();
     place.name =

@@ -12,6 +12,8 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 #include "worker/runtime/blob_cache.h"
 
 namespace bitwright {
@@ -21,10 +23,13 @@ struct WorkerPlace {
   std::string name;  // Host name and place.
 };
 
-// `directory` may be empty; if not, it is waited for a few seconds while an
-// earlier worker is still leaving it. The errors of BlobCache::Open.
+// `directory` may be empty. If it is not, and another worker has it, that one
+// may be on its way out: the directory is waited for, up to `handover` and
+// until `stop` is notified. The errors of BlobCache::Open.
 absl::StatusOr<WorkerPlace> OpenWorkerPlace(const std::string& directory,
-                                            uint64_t max_bytes);
+                                            uint64_t max_bytes,
+                                            absl::Duration handover,
+                                            const absl::Notification& stop);
 
 }  // namespace bitwright
 

@@ -111,7 +111,8 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Case{1, 1, 0, false, 4}, Case{3, 5, 0, false, 4},
                     Case{17, 33, 0, false, 3}, Case{40, 64, 16, false, 4},
                     Case{50, 130, 0, true, 4}, Case{50, 130, 48, true, 0},
-                    Case{70, 300, 0, false, 8}, Case{33, 290, 100, false, 0}));
+                    Case{70, 300, 0, false, 8}, Case{33, 290, 100, false, 0},
+                    Case{20, 517, 0, false, 4}));
 
 // Levels per row are the same loop: each row comes out as alone at its level.
 TEST(FeedbackPassTest, LevelsPerRow) {

@@ -120,6 +120,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, RefineCodesTest,
                                          Case{17, 33, 0, false, false, kF32},
                                          Case{40, 300, 0, false, false, kF32},
                                          Case{40, 300, 0, false, false, kF64},
+                                         Case{20, 517, 0, false, false, kF32},
                                          Case{50, 130, 48, true, false, kF32},
                                          Case{33, 290, 100, true, false, kF64},
                                          Case{70, 300, 0, false, true, kF32}));

@@ -3,11 +3,9 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "common/base/file.h"
 #include "gtest/gtest.h"
 
@@ -131,18 +129,6 @@ TEST_F(BlobCacheTest, OneProcessAtATime) {
   EXPECT_EQ(second.status().code(), absl::StatusCode::kFailedPrecondition);
   cache.reset();
   EXPECT_TRUE(BlobCache::Open(directory_.path(), 100).ok());
-}
-
-TEST_F(BlobCacheTest, WaitsForAProcessThatIsLeaving) {
-  auto cache = Open(100);
-  std::thread leaving([&] {
-    absl::SleepFor(absl::Milliseconds(200));
-    cache.reset();
-  });
-  const auto second =
-      BlobCache::Open(directory_.path(), 100, absl::Seconds(30));
-  leaving.join();
-  EXPECT_TRUE(second.ok()) << second.status();
 }
 
 }  // namespace
