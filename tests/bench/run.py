@@ -164,8 +164,8 @@ def main_table(results):
 
 
 def plain_table(results):
-    lines = ["| shape R×C | plain GPTQ | of it factor | ours | ratio | at SGEMM's speed | plain BAQ | "
-             "ours (exact) | ratio |", "|---|" + "---|" * 8]
+    lines = ["| shape R×C | plain GPTQ | of it factor | ours | ratio | at SGEMM's speed | "
+             "plain BAQ | ours (exact) | ratio |", "|---|" + "---|" * 8]
     for shape, entry in results.items():
         if "plain" not in entry:
             continue

@@ -1,6 +1,7 @@
 """kill -9 of every process at random moments: the checkpoint is byte-identical
 to an undisturbed one."""
 
+import contextlib
 import fcntl
 import os
 import random
@@ -100,17 +101,22 @@ class ChaosTest(harness.TestCase):
             self.assertTrue(harness.wait_until(lambda: not harness.processes(name, str(state))),
                             name)
 
-    def test_worker_waits_for_one_that_is_leaving(self):
-        state, out = self.scratch / "state", self.scratch / "out"
-        cache = state / "cache" / "worker-0"
+    @contextlib.contextmanager
+    def run_with_waiting_worker(self, state, out):
+        """A command whose worker waits for its cache, locked as by one of a killed client."""
+        cache, log = state / "cache" / "worker-0", state / "logs" / "worker-0.log"
         cache.mkdir(parents=True)
-        with open(cache / "lock", "w") as lock:  # As a worker of a killed client has it.
+        with open(cache / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             run = subprocess.Popen(self.command(out, state), stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)
-            log = state / "logs" / "worker-0.log"
             self.assertTrue(harness.wait_until(
                 lambda: log.exists() and "waiting" in log.read_text()))
+            yield run
+
+    def test_worker_waits_for_one_that_is_leaving(self):
+        out = self.scratch / "out"
+        with self.run_with_waiting_worker(self.scratch / "state", out) as run:
             time.sleep(1)
             self.assertIsNone(run.poll())
         _, errors = run.communicate(timeout=300)
@@ -118,16 +124,7 @@ class ChaosTest(harness.TestCase):
         self.bitwright("verify", out)
 
     def test_worker_that_waits_can_be_stopped(self):
-        state, out = self.scratch / "state", self.scratch / "out"
-        cache = state / "cache" / "worker-0"
-        cache.mkdir(parents=True)
-        with open(cache / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            run = subprocess.Popen(self.command(out, state), stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE, text=True)
-            log = state / "logs" / "worker-0.log"
-            self.assertTrue(harness.wait_until(
-                lambda: log.exists() and "waiting" in log.read_text()))
+        with self.run_with_waiting_worker(self.scratch / "state", self.scratch / "out") as run:
             start = time.monotonic()
             run.send_signal(signal.SIGINT)
             _, errors = run.communicate(timeout=60)

@@ -1,7 +1,6 @@
 #include "worker/quant/raw_vector.h"
 
 #include <algorithm>
-#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
