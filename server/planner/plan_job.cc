@@ -19,7 +19,7 @@ namespace {
 // give other bytes for the same inputs: results on record then no longer count.
 constexpr int kPrepareVersion = 1;
 constexpr int kForwardVersion = 2;
-constexpr int kQuantizeVersion = 4;
+constexpr int kQuantizeVersion = 5;
 constexpr int kEvaluateVersion = 2;
 constexpr int kFinalizeVersion = 1;
 constexpr int kMeasureVersion = 1;

@@ -1,6 +1,7 @@
 #include "worker/quant/baq.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <utility>
 
@@ -21,6 +22,33 @@ double MeanOf(absl::Span<const double> values) {
   for (double v : values) sum += v;
   return values.empty() ? 0 : sum / static_cast<double>(values.size());
 }
+
+// The grid of one group for the rows of a panel.
+class StepGrid {
+ public:
+  explicit StepGrid(int64_t n)
+      : top_(n), scale_(n), inverse_(n), low_(n), high_(n) {}
+
+  // at: of the group's first row of this panel in `ranges`.
+  void Make(const RangeRuns& ranges, int64_t at, int levels) {
+    const int64_t n = static_cast<int64_t>(top_.size());
+    std::fill(top_.begin(), top_.end(), static_cast<float>(levels - 1));
+    MakeGridRun(ranges.min.data() + at, ranges.max.data() + at, top_.data(), n,
+                scale_.data(), low_.data());
+    InverseRun(scale_.data(), n, inverse_.data());
+    for (int64_t i = 0; i < n; ++i) {
+      high_[i] = top_[i] - low_[i];
+      low_[i] = -low_[i];
+    }
+  }
+
+  StepRun View() const {
+    return {scale_.data(), inverse_.data(), low_.data(), high_.data()};
+  }
+
+ private:
+  std::vector<float> top_, scale_, inverse_, low_, high_;
+};
 
 }  // namespace
 
@@ -120,25 +148,26 @@ std::vector<double> MeasureDistortion(const float* values, const Grid& grid,
     const int64_t begin = piece % blocks * kColumnBlock;
     const int64_t end = std::min(begin + kColumnBlock, columns);
     double* out = partial.data() + panel * columns * points;
-    std::vector<float> top(n), scale(n), inverse(n), zero(n);
+    StepGrid steps(n);
     for (int64_t p = 0; p < points; ++p) {
       int64_t group = -1;
-      for (int64_t j = begin; j < end; ++j) {
+      for (int64_t j = begin, next; j < end; j = next) {
         const float* v = values + panels.At(panel, j);
+        next = j + 1;
         if (counts[p] <= 1) {
           out[j * points + p] = SquareRun(v, n);
           continue;
         }
         if (grid.GroupOf(j) != group) {
           group = grid.GroupOf(j);
-          const int64_t at = group * rows + first;
-          std::fill(top.begin(), top.end(), static_cast<float>(counts[p] - 1));
-          MakeGridRun(ranges.min.data() + at, ranges.max.data() + at,
-                      top.data(), n, scale.data(), zero.data());
-          InverseRun(scale.data(), n, inverse.data());
+          steps.Make(ranges, group * rows + first, counts[p]);
         }
-        out[j * points + p] = DistortionRun(v, scale.data(), inverse.data(),
-                                            zero.data(), counts[p], n);
+        if (next < end && grid.GroupOf(next) == group) ++next;
+        const int64_t last = next - 1;
+        const std::array<double, 2> sums = DistortionRun(
+            {v, values + panels.At(panel, last)}, steps.View(), n);
+        out[j * points + p] = sums[0];
+        out[last * points + p] = sums[1];
       }
     }
   });
@@ -172,14 +201,15 @@ std::vector<double> ExpandCurves(absl::Span<const double> measured,
   std::vector<double> out(columns * to.size());
   ParallelFor((columns + kColumnBlock - 1) / kColumnBlock, [&](int64_t block) {
     const int64_t end = std::min(columns, (block + 1) * kColumnBlock);
+    std::vector<double> logs(from.size());
     for (int64_t j = block * kColumnBlock; j < end; ++j) {
       const double* d = measured.data() + j * from.size();
+      for (size_t i = 0; i < from.size(); ++i) logs[i] = std::log(d[i]);
       for (size_t i = 0; i < to.size(); ++i) {
         const auto [low, share] = place[i];
         double value = d[low];
         if (share > 0 && d[low] > 0 && d[low + 1] > 0) {
-          value = std::exp(std::log(d[low]) * (1 - share) +
-                           std::log(d[low + 1]) * share);
+          value = std::exp(logs[low] * (1 - share) + logs[low + 1] * share);
         }
         out[j * to.size() + i] = 0.5 * weights[j] * value;
       }

@@ -220,32 +220,38 @@ BITWRIGHT_INLINE void InverseRunBody(const float* x, int64_t n, float* out) {
 }
 
 template <typename Sum>
-BITWRIGHT_INLINE double DistortionSum(const float* t, const float* scale,
-                                      const float* inverse, const float* zero,
-                                      float top, int64_t n) {
-  Sum sum[kLanes] = {};
+BITWRIGHT_INLINE std::array<double, 2> DistortionSum(
+    const std::array<const float*, 2>& t, const StepRun& grid, int64_t n) {
+  Sum first[kLanes] = {}, second[kLanes] = {};
   int64_t i = 0;
-  const auto add = [&](int64_t k, int l) [[gnu::always_inline]] {
+  const auto error = [&](float x, int64_t k) [[gnu::always_inline]] {
     const float step =
-        Clamp(std::rint(t[k] * inverse[k]), -zero[k], top - zero[k]);
-    const Sum error = t[k] - scale[k] * step;
-    sum[l] += error * error;
+        Clamp(std::rint(x * grid.inverse[k]), grid.low[k], grid.high[k]);
+    const Sum e = x - grid.scale[k] * step;
+    return e * e;
   };
   for (; i + kLanes <= n; i += kLanes) {
-    for (int l = 0; l < kLanes; ++l) add(i + l, l);
+    for (int l = 0; l < kLanes; ++l) {
+      first[l] += error(t[0][i + l], i + l);
+      second[l] += error(t[1][i + l], i + l);
+    }
   }
-  for (int l = 0; i < n; ++i, ++l) add(i, l);
-  return Total(sum);
+  for (int l = 0; i < n; ++i, ++l) {
+    first[l] += error(t[0][i], i);
+    second[l] += error(t[1][i], i);
+  }
+  return {Total(first), Total(second)};
 }
 
-BITWRIGHT_INLINE double DistortionRunBody(const float* t, const float* scale,
-                                          const float* inverse,
-                                          const float* zero, int levels,
-                                          int64_t n) {
-  const float top = static_cast<float>(levels - 1);
-  const double sum = DistortionSum<float>(t, scale, inverse, zero, top, n);
-  if (SumIsSafe(sum)) return sum;
-  return DistortionSum<double>(t, scale, inverse, zero, top, n);
+BITWRIGHT_INLINE std::array<double, 2> DistortionRunBody(
+    const std::array<const float*, 2>& t, const StepRun& grid, int64_t n) {
+  std::array<double, 2> sums = DistortionSum<float>(t, grid, n);
+  if (SumIsSafe(sums[0]) && SumIsSafe(sums[1])) return sums;
+  const std::array<double, 2> wide = DistortionSum<double>(t, grid, n);
+  for (int c = 0; c < 2; ++c) {
+    if (!SumIsSafe(sums[c])) sums[c] = wide[c];
+  }
+  return sums;
 }
 
 }  // namespace
@@ -307,10 +313,10 @@ BITWRIGHT_DISPATCH(void, AccumulateRun,
                    (const double* e, int64_t stride, const double* r,
                     int64_t count, int64_t n, double* t),
                    (e, stride, r, count, n, t))
-BITWRIGHT_DISPATCH(double, DistortionRun,
-                   (const float* t, const float* scale, const float* inverse,
-                    const float* zero, int levels, int64_t n),
-                   (t, scale, inverse, zero, levels, n))
+using TwoSums = std::array<double, 2>;
+using TwoColumns = std::array<const float*, 2>;
+BITWRIGHT_DISPATCH(TwoSums, DistortionRun,
+                   (TwoColumns t, const StepRun& grid, int64_t n), (t, grid, n))
 BITWRIGHT_DISPATCH(Extent, ExtentRun, (const float* x, int64_t n), (x, n))
 BITWRIGHT_DISPATCH(void, InverseRun, (const float* x, int64_t n, float* out),
                    (x, n, out))

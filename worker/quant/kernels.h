@@ -6,6 +6,7 @@
 #ifndef BITWRIGHT_WORKER_QUANT_KERNELS_H_
 #define BITWRIGHT_WORKER_QUANT_KERNELS_H_
 
+#include <array>
 #include <cstdint>
 
 namespace bitwright::quant {
@@ -64,11 +65,20 @@ void AccumulateRun(const float* e, int64_t stride, const float* r,
 void AccumulateRun(const double* e, int64_t stride, const double* r,
                    int64_t count, int64_t n, double* t);
 
-// Σ (t − Q(t))² on [min, max] cut into `levels` >= 2 levels, given
-// scale[i], inverse[i] = 1/scale[i] and zero[i]. Multiplies by the inverse
-// where RoundRun divides: for measuring, not for coding.
-double DistortionRun(const float* t, const float* scale, const float* inverse,
-                     const float* zero, int levels, int64_t n);
+// A grid as steps away from 0, by row: inverse = 1/scale, and the first and
+// last step −zero and levels − 1 − zero.
+struct StepRun {
+  const float* scale;
+  const float* inverse;
+  const float* low;
+  const float* high;
+};
+
+// Σ (t − Q(t))² of two columns on one grid, which is loaded once for both; t[0]
+// and t[1] may be the same. Multiplies by the inverse where RoundRun divides:
+// for measuring, not for coding.
+std::array<double, 2> DistortionRun(std::array<const float*, 2> t,
+                                    const StepRun& grid, int64_t n);
 
 // out[i] = 1 / x[i].
 void InverseRun(const float* x, int64_t n, float* out);

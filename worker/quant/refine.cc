@@ -65,14 +65,21 @@ class PanelRefiner {
   void Sweep() {
     for (int64_t start = 0; start < columns_; start += kSweepBlock) {
       const int64_t width = std::min(kSweepBlock, columns_ - start);
-      const int64_t rest = columns_ - start;
+      // Of the diagonal block's upper zeros a quarter is left out.
+      const int64_t half = width / 2;
+      const int64_t rest = columns_ - start - half;
       const Real* factor = matrices_.factor.data() + start * columns_ + start;
-      Gemm(true, false, width, n_, rest, Real{1}, factor, columns_,
-           Products(start), n_, Real{0}, slopes_.data(), n_);
+      const Real* below = factor + half * columns_;
+      Gemm(true, false, width, n_, rest, Real{1}, below, columns_,
+           Products(start + half), n_, Real{0}, slopes_.data(), n_);
+      Gemm(true, false, half, n_, half, Real{1}, factor, columns_,
+           Products(start), n_, Real{1}, slopes_.data(), n_);
       VisitColumns(matrices_.blocks.data() + start * kSweepBlock, kSweepBlock,
                    start, width, n_, slopes_.data(),
                    [&](int64_t k, Real* slope) { Revisit(k, slope); });
-      Gemm(false, false, rest, n_, width, Real{1}, factor, columns_,
+      Gemm(false, false, rest, n_, width, Real{1}, below, columns_,
+           slopes_.data(), n_, Real{1}, Products(start + half), n_);
+      Gemm(false, false, half, n_, half, Real{1}, factor, columns_,
            slopes_.data(), n_, Real{1}, Products(start), n_);
     }
   }
