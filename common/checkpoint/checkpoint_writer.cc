@@ -99,6 +99,8 @@ class Writer {
   const std::string directory_;
 
   std::vector<Piece> pieces_;
+  // Columns of the linears with bits by rows, whose tensors do not tell them.
+  std::map<std::string, int64_t> row_bits_columns_;
   CheckpointTotals totals_;
   std::map<std::string, Digest> files_;
 };
@@ -179,6 +181,9 @@ absl::Status Writer::AddQuantized(const std::string& linear,
   }
   BW_ASSIGN_OR_RETURN(QuantizedLinear quantized, Provide(linear));
   totals_.Add(quantized);
+  if (quantized.runs() == CodeRuns::kRows) {
+    row_bits_columns_[linear] = quantized.cols;
+  }
   for (Tensor& tensor : ToTensors(quantized, linear)) {
     Piece piece;
     piece.spec = std::move(tensor.spec);
@@ -323,6 +328,9 @@ absl::Status Writer::WriteConfig() {
     // The source's, which a dense export returns to.
     config["weight_dtype"] = std::string(DTypeName(common));
     if (!exceptions.empty()) config["weight_dtypes"] = exceptions;
+    if (!row_bits_columns_.empty()) {
+      config["weight_columns"] = row_bits_columns_;
+    }
   }
   return WriteSmallFile("config.json", DumpJson(json));
 }

@@ -1,6 +1,7 @@
 #include "common/checkpoint/model_directory.h"
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <set>
 #include <utility>
@@ -172,6 +173,12 @@ absl::Status ModelDirectory::LoadConfig() {
       quantization_.exceptions.emplace(name, *own);
     }
   }
+  if (auto map = it->find("weight_columns"); map != it->end()) {
+    for (const auto& [name, value] : map->items()) {
+      quantization_.columns.emplace(
+          name, value.is_number_integer() ? value.get<int64_t>() : -1);
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -263,19 +270,43 @@ bool ModelDirectory::Has(absl::string_view name) const {
   return absl::ConsumeSuffix(&name, kWeight) && IsQuantized(name);
 }
 
+absl::StatusOr<CodeRuns> ModelDirectory::RunsOf(
+    absl::string_view prefix) const {
+  auto runs = FindCodeRuns(prefix, [this](const std::string& tensor) {
+    return index_.contains(tensor);
+  });
+  BW_RETURN_IF_ERROR(Annotate(runs.status(), path_));
+  return runs;
+}
+
 absl::StatusOr<std::vector<int64_t>> ModelDirectory::QuantizedShape(
     absl::string_view prefix) const {
-  BW_ASSIGN_OR_RETURN(StoredTensor levels,
-                      Stored(absl::StrCat(prefix, ".weight_levels")));
   BW_ASSIGN_OR_RETURN(StoredTensor low,
                       Stored(absl::StrCat(prefix, ".weight_min")));
-  if (levels.info->shape.size() != 1 || low.info->shape.size() != 2) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        Where(levels), " has the shape ", ShapeString(levels.info->shape),
-        " and weight_min ", ShapeString(low.info->shape),
-        "; expected [C] and [R, G]"));
+  if (low.info->shape.size() != 2) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Where(low), " has the shape ",
+                     ShapeString(low.info->shape), "; expected [R, G]"));
   }
-  return std::vector<int64_t>{low.info->shape[0], levels.info->shape[0]};
+  const int64_t rows = low.info->shape[0];
+  BW_ASSIGN_OR_RETURN(CodeRuns runs, RunsOf(prefix));
+  if (runs == CodeRuns::kRows) {
+    auto it = quantization_.columns.find(prefix);
+    if (it != quantization_.columns.end()) {
+      return std::vector<int64_t>{rows, it->second};
+    }
+    return absl::InvalidArgumentError(absl::StrCat(
+        path_, "/config.json: weight_columns of quantization_config lacks ",
+        prefix, ", which has weight_row_bits"));
+  }
+  BW_ASSIGN_OR_RETURN(StoredTensor levels,
+                      Stored(NativeTensorNames(prefix, runs)[0]));
+  if (levels.info->shape.size() != 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Where(levels), " has the shape ",
+                     ShapeString(levels.info->shape), "; expected [C]"));
+  }
+  return std::vector<int64_t>{rows, levels.info->shape[0]};
 }
 
 absl::StatusOr<std::vector<int64_t>> ModelDirectory::Shape(
@@ -329,14 +360,16 @@ absl::StatusOr<QuantizedLinear> ModelDirectory::ReadQuantized(
         absl::StrCat(path_, " has no quantized linear ", prefix));
   }
   BW_ASSIGN_OR_RETURN(std::vector<int64_t> shape, QuantizedShape(prefix));
+  BW_ASSIGN_OR_RETURN(CodeRuns runs, RunsOf(prefix));
   std::vector<StoredTensor> parts;
-  for (const std::string& name : NativeTensorNames(prefix)) {
+  std::array<absl::string_view, 4> data;
+  for (const std::string& name : NativeTensorNames(prefix, runs)) {
     BW_ASSIGN_OR_RETURN(StoredTensor part, Stored(name));
+    data[parts.size()] = part.file->Data(*part.info);
     parts.push_back(part);
   }
-  auto data = [&](int i) { return parts[i].file->Data(*parts[i].info); };
-  auto linear = FromTensors(prefix, shape[0], shape[1], group_size_, data(0),
-                            data(1), data(2), data(3));
+  auto linear =
+      FromTensors(prefix, shape[0], shape[1], group_size_, runs, data);
   for (const StoredTensor& part : parts) part.file->Drop(*part.info);
   BW_RETURN_IF_ERROR(Annotate(linear.status(), parts[0].file->path()));
   return linear;
@@ -393,10 +426,14 @@ absl::Status ModelDirectory::CheckNative(const ExpectedTensor& expected,
   const int64_t rows = expected.shape[0], cols = expected.shape[1];
   const int64_t groups =
       group_size_ == 0 ? 1 : (cols + group_size_ - 1) / group_size_;
-  const std::vector<std::string> names = NativeTensorNames(prefix);
-  const DType dtypes[] = {DType::kU16, DType::kF16, DType::kF16, DType::kU8};
+  BW_ASSIGN_OR_RETURN(CodeRuns runs, RunsOf(prefix));
+  const std::vector<std::string> names = NativeTensorNames(prefix, runs);
+  const std::array<DType, 4> dtypes = NativeTensorTypes(runs);
   const std::vector<int64_t> shapes[] = {
-      {cols}, {rows, groups}, {rows, groups}, {}};
+      {runs == CodeRuns::kRows ? rows : cols},
+      {rows, groups},
+      {rows, groups},
+      {}};
   for (size_t i = 0; i < names.size(); ++i) {
     auto it = index_.find(names[i]);
     if (it == index_.end()) {
@@ -412,6 +449,12 @@ absl::Status ModelDirectory::CheckNative(const ExpectedTensor& expected,
           i == 3 ? "[bytes]" : ShapeString(shapes[i])));
     }
   }
+  BW_ASSIGN_OR_RETURN(std::vector<int64_t> shape, QuantizedShape(prefix));
+  if (shape[1] != cols) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_, "/config.json: weight_columns of ", prefix, " is ",
+                     shape[1], "; the rest of it implies ", cols));
+  }
   return absl::OkStatus();
 }
 
@@ -421,7 +464,8 @@ absl::Status ModelDirectory::CheckNothingElse() const {
     known.insert(expected.name);
     absl::string_view prefix = expected.name;
     if (absl::ConsumeSuffix(&prefix, kWeight) && IsQuantized(prefix)) {
-      for (std::string& name : NativeTensorNames(prefix)) {
+      BW_ASSIGN_OR_RETURN(CodeRuns runs, RunsOf(prefix));
+      for (std::string& name : NativeTensorNames(prefix, runs)) {
         known.insert(std::move(name));
       }
     }

@@ -76,6 +76,8 @@ class ModelDirectory {
   struct Quantization {  // config.json's quantization_config, if native.
     DType dtype = DType::kF16;
     absl::flat_hash_map<std::string, DType> exceptions;
+    // Of linears with weight_row_bits, whose tensors do not tell it.
+    absl::flat_hash_map<std::string, int64_t> columns;
   };
 
   absl::Status Load();
@@ -88,6 +90,8 @@ class ModelDirectory {
   absl::Status CheckNative(const ExpectedTensor& expected,
                            absl::string_view prefix) const;
   absl::Status CheckNothingElse() const;
+  // What the codes of the quantized linear `prefix` go along.
+  absl::StatusOr<CodeRuns> RunsOf(absl::string_view prefix) const;
   // The shape of linear `prefix` in quantized form: [rows, cols].
   absl::StatusOr<std::vector<int64_t>> QuantizedShape(
       absl::string_view prefix) const;

@@ -14,16 +14,15 @@ std::string Bytes16(const std::vector<uint16_t>& values) {
                      values.size() * sizeof(uint16_t));
 }
 
-absl::StatusOr<std::vector<uint16_t>> Values16(absl::string_view prefix,
-                                               absl::string_view suffix,
-                                               absl::string_view bytes,
-                                               uint64_t count) {
-  if (bytes.size() != count * sizeof(uint16_t)) {
+template <typename T>
+absl::StatusOr<std::vector<T>> Values(absl::string_view tensor,
+                                      absl::string_view bytes, uint64_t count) {
+  if (bytes.size() != count * sizeof(T)) {
     return absl::InvalidArgumentError(
-        absl::StrCat(prefix, suffix, " has ", bytes.size(), " bytes; ", count,
-                     " elements of 2 bytes are expected"));
+        absl::StrCat(tensor, " has ", bytes.size(), " bytes; ", count,
+                     " elements of ", sizeof(T), " bytes are expected"));
   }
-  std::vector<uint16_t> values(count);
+  std::vector<T> values(count);
   std::memcpy(values.data(), bytes.data(), bytes.size());
   return values;
 }
@@ -44,32 +43,55 @@ absl::StatusOr<int64_t> MetadataInteger(const SafetensorsFile& file,
 
 std::vector<Tensor> ToTensors(const QuantizedLinear& linear,
                               absl::string_view prefix) {
+  const CodeRuns runs = linear.runs();
+  const std::vector<std::string> names = NativeTensorNames(prefix, runs);
+  const std::array<DType, 4> types = NativeTensorTypes(runs);
   const std::vector<int64_t> ranges = {linear.rows, linear.groups()};
+  const bool by_row = runs == CodeRuns::kRows;
   return {
-      {{absl::StrCat(prefix, ".weight_levels"), DType::kU16, {linear.cols}},
-       Bytes16(linear.levels)},
-      {{absl::StrCat(prefix, ".weight_min"), DType::kF16, ranges},
-       Bytes16(linear.range_min)},
-      {{absl::StrCat(prefix, ".weight_max"), DType::kF16, ranges},
-       Bytes16(linear.range_max)},
-      {{absl::StrCat(prefix, ".weight_codes"),
-        DType::kU8,
-        {static_cast<int64_t>(linear.codes.size())}},
+      {{names[0], types[0], {by_row ? linear.rows : linear.cols}},
+       by_row ? std::string(linear.row_bits.begin(), linear.row_bits.end())
+              : Bytes16(linear.levels)},
+      {{names[1], types[1], ranges}, Bytes16(linear.range_min)},
+      {{names[2], types[2], ranges}, Bytes16(linear.range_max)},
+      {{names[3], types[3], {static_cast<int64_t>(linear.codes.size())}},
        linear.codes},
   };
 }
 
-std::vector<std::string> NativeTensorNames(absl::string_view prefix) {
-  return {absl::StrCat(prefix, ".weight_levels"),
+std::vector<std::string> NativeTensorNames(absl::string_view prefix,
+                                           CodeRuns runs) {
+  return {absl::StrCat(prefix, runs == CodeRuns::kRows ? ".weight_row_bits"
+                                                       : ".weight_levels"),
           absl::StrCat(prefix, ".weight_min"),
           absl::StrCat(prefix, ".weight_max"),
           absl::StrCat(prefix, ".weight_codes")};
 }
 
+std::array<DType, 4> NativeTensorTypes(CodeRuns runs) {
+  return {runs == CodeRuns::kRows ? DType::kU8 : DType::kU16, DType::kF16,
+          DType::kF16, DType::kU8};
+}
+
+absl::StatusOr<CodeRuns> FindCodeRuns(
+    absl::string_view prefix,
+    const std::function<bool(const std::string& tensor)>& has) {
+  const std::string levels = NativeTensorNames(prefix, CodeRuns::kColumns)[0];
+  const std::string row_bits = NativeTensorNames(prefix, CodeRuns::kRows)[0];
+  const bool by_column = has(levels), by_row = has(row_bits);
+  if (by_column != by_row) {
+    return by_row ? CodeRuns::kRows : CodeRuns::kColumns;
+  }
+  return absl::InvalidArgumentError(
+      by_row ? absl::StrCat("tensors ", levels, " and ", row_bits,
+                            " are both there; one of them is expected")
+             : absl::StrCat("tensor ", levels, " is missing, and so is ",
+                            row_bits, " in its place"));
+}
+
 absl::StatusOr<QuantizedLinear> FromTensors(
     absl::string_view prefix, int64_t rows, int64_t cols, int64_t group_size,
-    absl::string_view levels, absl::string_view range_min,
-    absl::string_view range_max, absl::string_view codes) {
+    CodeRuns runs, const std::array<absl::string_view, 4>& data) {
   constexpr int64_t kMaxDimension = int64_t{1} << 31;
   if (rows < 1 || cols < 1 || rows > kMaxDimension || cols > kMaxDimension ||
       group_size < 0 || group_size > kMaxDimension) {
@@ -81,14 +103,20 @@ absl::StatusOr<QuantizedLinear> FromTensors(
   linear.rows = rows;
   linear.cols = cols;
   linear.group_size = group_size;
-  BW_ASSIGN_OR_RETURN(linear.levels,
-                      Values16(prefix, ".weight_levels", levels, cols));
+  const std::vector<std::string> names = NativeTensorNames(prefix, runs);
+  if (runs == CodeRuns::kRows) {
+    BW_ASSIGN_OR_RETURN(linear.row_bits,
+                        Values<uint8_t>(names[0], data[0], rows));
+  } else {
+    BW_ASSIGN_OR_RETURN(linear.levels,
+                        Values<uint16_t>(names[0], data[0], cols));
+  }
   const uint64_t ranges = rows * linear.groups();
   BW_ASSIGN_OR_RETURN(linear.range_min,
-                      Values16(prefix, ".weight_min", range_min, ranges));
+                      Values<uint16_t>(names[1], data[1], ranges));
   BW_ASSIGN_OR_RETURN(linear.range_max,
-                      Values16(prefix, ".weight_max", range_max, ranges));
-  linear.codes = std::string(codes);
+                      Values<uint16_t>(names[2], data[2], ranges));
+  linear.codes = std::string(data[3]);
   return linear;
 }
 
@@ -121,20 +149,23 @@ absl::StatusOr<LinearBlob> ParseLinearBlob(std::string bytes,
   BW_ASSIGN_OR_RETURN(int64_t rows, MetadataInteger(*file, "rows"));
   BW_ASSIGN_OR_RETURN(int64_t cols, MetadataInteger(*file, "cols"));
   BW_ASSIGN_OR_RETURN(int64_t group_size, MetadataInteger(*file, "group_size"));
-  constexpr DType kTypes[] = {DType::kU16, DType::kF16, DType::kF16,
-                              DType::kU8};
-  std::vector<absl::string_view> data;
-  for (const std::string& tensor : NativeTensorNames(blob.name)) {
-    BW_ASSIGN_OR_RETURN(const TensorInfo* info, file->Require(tensor));
-    if (info->dtype != kTypes[data.size()]) {
+  auto runs = FindCodeRuns(blob.name, [&](const std::string& tensor) {
+    return file->Find(tensor) != nullptr;
+  });
+  BW_RETURN_IF_ERROR(Annotate(runs.status(), source));
+  const std::vector<std::string> names = NativeTensorNames(blob.name, *runs);
+  const std::array<DType, 4> types = NativeTensorTypes(*runs);
+  std::array<absl::string_view, 4> data;
+  for (size_t i = 0; i < data.size(); ++i) {
+    BW_ASSIGN_OR_RETURN(const TensorInfo* info, file->Require(names[i]));
+    if (info->dtype != types[i]) {
       return absl::InvalidArgumentError(absl::StrCat(
-          source, ": ", tensor, " has the dtype ", DTypeName(info->dtype),
-          "; expected ", DTypeName(kTypes[data.size()])));
+          source, ": ", names[i], " has the dtype ", DTypeName(info->dtype),
+          "; expected ", DTypeName(types[i])));
     }
-    data.push_back(file->Data(*info));
+    data[i] = file->Data(*info);
   }
-  auto linear = FromTensors(blob.name, rows, cols, group_size, data[0], data[1],
-                            data[2], data[3]);
+  auto linear = FromTensors(blob.name, rows, cols, group_size, *runs, data);
   BW_RETURN_IF_ERROR(Annotate(linear.status(), source));
   blob.linear = *std::move(linear);
   return blob;

@@ -44,7 +44,8 @@ TEST_F(PythonReaderTest, EqualsTheExportBitForBit) {
       options.method = "baq";
       options.max_shard_bytes = group_size == 0 ? 6000 : 1'000'000;
       ASSERT_TRUE(
-          testing_model::WriteQuantized(**source, base + "-native", options)
+          testing_model::WriteQuantized(**source, base + "-native", options,
+                                        testing_model::RandomMixedLinear)
               .ok());
       ASSERT_TRUE(ExportDense(base + "-native", base + "-dense").ok());
       ASSERT_EQ(std::system(absl::StrCat("/usr/bin/python3 '", Reader(), "' '",

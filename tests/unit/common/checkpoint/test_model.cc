@@ -79,6 +79,18 @@ void WriteModel(const std::string& path, const ModelFiles& files) {
   write("model.safetensors.index.json", index.dump());
 }
 
+namespace {
+
+void AddRanges(QuantizedLinear* linear, std::mt19937& random) {
+  std::uniform_real_distribution<float> uniform(0.01f, 1.0f);
+  for (int64_t i = 0; i < linear->rows * linear->groups(); ++i) {
+    linear->range_min.push_back(FloatToHalf(-uniform(random)));
+    linear->range_max.push_back(FloatToHalf(uniform(random)));
+  }
+}
+
+}  // namespace
+
 QuantizedLinear RandomLinear(int64_t rows, int64_t cols, int64_t group_size,
                              uint32_t seed) {
   static constexpr uint16_t kLevels[] = {1, 2, 3, 4, 5, 7, 8, 9, 16, 100, 256};
@@ -90,17 +102,46 @@ QuantizedLinear RandomLinear(int64_t rows, int64_t cols, int64_t group_size,
   for (int64_t c = 0; c < cols; ++c) {
     linear.levels.push_back(kLevels[random() % std::size(kLevels)]);
   }
-  std::uniform_real_distribution<float> uniform(0.01f, 1.0f);
-  for (int64_t i = 0; i < rows * linear.groups(); ++i) {
-    linear.range_min.push_back(FloatToHalf(-uniform(random)));
-    linear.range_max.push_back(FloatToHalf(uniform(random)));
-  }
+  AddRanges(&linear, random);
   std::vector<uint8_t> codes(rows * cols);
   for (int64_t i = 0; i < rows * cols; ++i) {
     codes[i] = static_cast<uint8_t>(random() % linear.levels[i % cols]);
   }
   linear.codes = PackCodes(codes, rows, linear.levels);
   return linear;
+}
+
+QuantizedLinear RandomRowLinear(int64_t rows, int64_t cols, int64_t group_size,
+                                uint32_t seed) {
+  static constexpr uint8_t kBits[] = {1, 2, 3, 4, 5, 6, 7, 8, kF16RowBits};
+  std::mt19937 random(seed);
+  QuantizedLinear linear;
+  linear.rows = rows;
+  linear.cols = cols;
+  linear.group_size = group_size;
+  std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
+  std::vector<uint8_t> codes(rows * cols);
+  std::vector<float> f16_rows;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int bits = kBits[random() % std::size(kBits)];
+    linear.row_bits.push_back(bits);
+    for (int64_t c = 0; c < cols; ++c) {
+      if (bits == kF16RowBits) {
+        f16_rows.push_back(HalfToFloat(FloatToHalf(uniform(random))));
+      } else {
+        codes[r * cols + c] = static_cast<uint8_t>(random() % (1 << bits));
+      }
+    }
+  }
+  AddRanges(&linear, random);
+  linear.codes = PackRowCodes(codes, cols, linear.row_bits, f16_rows);
+  return linear;
+}
+
+QuantizedLinear RandomMixedLinear(int64_t rows, int64_t cols,
+                                  int64_t group_size, uint32_t seed) {
+  return (seed % 2 ? RandomRowLinear : RandomLinear)(rows, cols, group_size,
+                                                     seed);
 }
 
 std::vector<std::string> AllLinears(const ModelConfig& config) {
@@ -115,13 +156,14 @@ std::vector<std::string> AllLinears(const ModelConfig& config) {
 
 absl::Status WriteQuantized(const ModelDirectory& source,
                             const std::string& out,
-                            const CheckpointOptions& options) {
+                            const CheckpointOptions& options,
+                            decltype(RandomLinear)* make) {
   std::map<std::string, QuantizedLinear> linears;
   uint32_t seed = 1;
   for (int64_t block = 0; block < source.config().num_layers; ++block) {
     for (const LinearSpec& linear : BlockLinears(source.config(), block)) {
       linears[linear.name] =
-          RandomLinear(linear.rows, linear.cols, options.group_size, seed++);
+          make(linear.rows, linear.cols, options.group_size, seed++);
     }
   }
   fs::create_directories(out);

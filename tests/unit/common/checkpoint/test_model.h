@@ -36,11 +36,19 @@ void WriteModel(const std::string& path, const ModelFiles& files = {});
 QuantizedLinear RandomLinear(int64_t rows, int64_t cols, int64_t group_size,
                              uint32_t seed);
 
-// Quantizes all block linears of `source` with RandomLinear and writes the
-// checkpoint into `out`, which is made.
+// One with bits that differ from row to row, 16 among them.
+QuantizedLinear RandomRowLinear(int64_t rows, int64_t cols, int64_t group_size,
+                                uint32_t seed);
+// Either, by the seed.
+QuantizedLinear RandomMixedLinear(int64_t rows, int64_t cols,
+                                  int64_t group_size, uint32_t seed);
+
+// Quantizes all block linears of `source` with `make` and writes the checkpoint
+// into `out`, which is made.
 absl::Status WriteQuantized(const ModelDirectory& source,
                             const std::string& out,
-                            const CheckpointOptions& options);
+                            const CheckpointOptions& options,
+                            decltype(RandomLinear)* make = RandomLinear);
 
 // A lineage as the worker gives it.
 std::string Lineage(const ModelConfig& config);
