@@ -32,7 +32,14 @@ list(TRANSFORM libraries APPEND .so)
 # torch_cuda is not called but registers itself; what it needs in turn (cuDNN,
 # NCCL, ...) it finds beside itself when it starts.
 target_link_options(bitwright_torch INTERFACE -Wl,--allow-shlib-undefined)
+# PyPI's libtorch.so exports parts of an older C++ library: calls of
+# std::filesystem::remove_all would go there, and crash. So the system's library
+# stands before it.
 target_link_libraries(bitwright_torch INTERFACE
-  -Wl,--push-state,--no-as-needed ${libraries} -Wl,--pop-state)
+  -Wl,--push-state,--no-as-needed -l:libstdc++.so.6 ${libraries}
+  -Wl,--pop-state)
+# It also refers to inline functions of std::string that this project's objects
+# have too, which may then not be hidden.
+set(CMAKE_VISIBILITY_INLINES_HIDDEN OFF)
 set(TORCH_LIBRARIES bitwright_torch)
 set(TORCH_CXX_FLAGS "")
