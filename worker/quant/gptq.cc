@@ -140,14 +140,16 @@ NearestResult RoundToNearest(const float* weight, int64_t rows,
 }
 
 std::vector<float> Dequantize(absl::Span<const uint8_t> codes, const Grid& grid,
-                              absl::Span<const uint16_t> levels) {
+                              absl::Span<const uint16_t> levels,
+                              absl::Span<const uint16_t> row_levels) {
   std::vector<float> out(codes.size());
   ParallelFor(grid.rows, [&](int64_t r) {
     for (int64_t j = 0; j < grid.columns; ++j) {
       const int64_t g = grid.GroupOf(j);
+      const int count = row_levels.empty() ? levels[j] : row_levels[r];
       out[r * grid.columns + j] =
           Decode(codes[r * grid.columns + j],
-                 MakeGridPoint(grid.Min(r, g), grid.Max(r, g), levels[j]));
+                 MakeGridPoint(grid.Min(r, g), grid.Max(r, g), count));
     }
   });
   return out;

@@ -59,9 +59,11 @@ NearestResult RoundToNearest(const float* weight, int64_t rows,
                              absl::Span<const uint16_t> levels,
                              absl::Span<const double> diagonal);
 
-// [rows, columns] float32, exactly what a reader of the file decodes.
+// [rows, columns] float32, exactly what a reader of the file decodes. Level
+// counts as in FeedbackInput.
 std::vector<float> Dequantize(absl::Span<const uint8_t> codes, const Grid& grid,
-                              absl::Span<const uint16_t> levels);
+                              absl::Span<const uint16_t> levels,
+                              absl::Span<const uint16_t> row_levels = {});
 
 }  // namespace bitwright::quant
 

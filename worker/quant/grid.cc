@@ -131,10 +131,12 @@ absl::StatusOr<Grid> MakeGrid(const float* weight, int64_t rows,
       }
       w = live.data();
     }
+    GridOptions of_row = options;
+    if (!options.row_levels.empty()) of_row.levels = options.row_levels[r];
     for (int64_t g = 0; g < grid.groups; ++g) {
       const int64_t begin = g * grid.group_size;
       const int64_t width = std::min(grid.group_size, columns - begin);
-      const Range range = RangeOf(w + begin, width, options);
+      const Range range = RangeOf(w + begin, width, of_row);
       grid.min[r * grid.groups + g] = range.min;
       grid.max[r * grid.groups + g] = range.max;
     }

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 
 namespace bitwright::quant {
 
@@ -55,8 +56,10 @@ struct GridOptions {
   // Shrink the range to what rounds `levels` levels with the least |error|^2.4
   // (GPTQ's search: 80 steps of 1 %).
   bool mse_clip = false;
-  // Level count that mse_clip and symmetric aim at: the uniform one.
+  // Level count that mse_clip and symmetric aim at: the uniform one, or
+  // [rows] that each have their own.
   int levels = 16;
+  absl::Span<const uint16_t> row_levels = {};
   // Round the ends to F16 (nearest even, clamped to ±65504) as stored in files.
   bool f16 = false;
 };

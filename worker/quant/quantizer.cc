@@ -14,6 +14,7 @@
 #include "worker/quant/grid.h"
 #include "worker/quant/layer_engine.h"
 #include "worker/quant/layer_engine_cuda.h"
+#include "worker/quant/quantize_rows.h"
 
 namespace bitwright::quant {
 namespace {
@@ -55,6 +56,7 @@ absl::Status CheckProblem(const LinearProblem& p, const QuantizeOptions& o) {
         absl::StrCat("bits must be from ", exact ? "above 0 to 16" : "1 to 8",
                      ", not ", o.bits));
   }
+  if (!o.row_bits.empty()) BW_RETURN_IF_ERROR(CheckRowBits(p, o));
   if (o.method != Method::kBaq && o.bits != std::floor(o.bits)) {
     return absl::InvalidArgumentError(
         absl::StrCat("bits must be whole for rtn and gptq, not ", o.bits,
@@ -120,7 +122,7 @@ absl::StatusOr<std::optional<HessianView>> ViewOf(
 
 // One feedback pass and what it is judged by.
 struct Pass {
-  std::vector<uint16_t> levels;
+  std::vector<uint16_t> levels = {}, row_levels = {};  // as in PassLevels
   int slot = 0;  // of the engine, where its codes are
   PassSums sums = {};
   // By the identity of §2: tr((W−Ŵ)H(W−Ŵ)ᵀ) with the damped H, and undamped.
@@ -140,16 +142,20 @@ class FeedbackQuantizer {
         seconds_(seconds) {}
 
   absl::StatusOr<Pass> Uniform() {
-    return Run(
-        std::vector<uint16_t>(
-            grid_.columns, static_cast<uint16_t>(UniformLevels(options_.bits))),
-        /*slot=*/0, RefineSweeps(options_) > 0);
+    Pass pass;
+    if (options_.row_bits.empty()) {
+      pass.levels.assign(grid_.columns,
+                         static_cast<uint16_t>(UniformLevels(options_.bits)));
+    } else {
+      pass.row_levels = RowLevels(options_.row_bits);
+    }
+    return Run(std::move(pass), RefineSweeps(options_) > 0);
   }
 
   absl::StatusOr<Pass> Reference(const Pass& uniform) {
-    return Run(ReferenceLevels(uniform.sums.column_loss, options_.bits,
-                               options_.theta),
-               /*slot=*/0, RefineSweeps(options_) > 0);
+    return Run({.levels = ReferenceLevels(uniform.sums.column_loss,
+                                          options_.bits, options_.theta)},
+               RefineSweeps(options_) > 0);
   }
 
   // Allocates by the distortion of the weights, then once more by that of the
@@ -160,18 +166,23 @@ class FeedbackQuantizer {
                         Curves(LayerEngine::kWeights));
     *modelled = AtLevels(curves, UniformLevels(options_.bits));
     BW_ASSIGN_OR_RETURN(Allocation allocation, Allocate(curves));
-    BW_ASSIGN_OR_RETURN(Pass first, Run(std::move(allocation.levels), 0, true));
+    BW_ASSIGN_OR_RETURN(Pass first,
+                        Run({.levels = std::move(allocation.levels)}, true));
     BW_ASSIGN_OR_RETURN(curves, Curves(first.slot));
     BW_ASSIGN_OR_RETURN(allocation, Allocate(curves));
-    BW_ASSIGN_OR_RETURN(Pass last, Run(std::move(allocation.levels), 1,
-                                       RefineSweeps(options_) > 0));
+    BW_ASSIGN_OR_RETURN(Pass last,
+                        Run({.levels = std::move(allocation.levels), .slot = 1},
+                            RefineSweeps(options_) > 0));
     return last.loss < first.loss ? std::move(last) : std::move(first);
   }
 
   absl::Status Refine(const HessianView& h, int sweeps, Pass& pass) {
     Stopwatch watch;
-    BW_ASSIGN_OR_RETURN(pass.sums, engine_.Refine(h, {.levels = pass.levels},
-                                                  pass.slot, sweeps));
+    BW_ASSIGN_OR_RETURN(
+        pass.sums,
+        engine_.Refine(h,
+                       {.levels = pass.levels, .row_levels = pass.row_levels},
+                       pass.slot, sweeps));
     Judge(pass);
     watch.Charge(seconds_.refine);
     return absl::OkStatus();
@@ -184,13 +195,12 @@ class FeedbackQuantizer {
     pass.loss = pass.damped_loss - factor_.added * pass.sums.squared_error;
   }
 
-  absl::StatusOr<Pass> Run(std::vector<uint16_t> levels, int slot,
-                           bool keep_targets) {
+  absl::StatusOr<Pass> Run(Pass pass, bool keep_targets) {
     Stopwatch watch;
-    Pass pass{.levels = std::move(levels), .slot = slot};
     BW_ASSIGN_OR_RETURN(pass.sums, engine_.Pass({.levels = pass.levels,
+                                                 .row_levels = pass.row_levels,
                                                  .keep_targets = keep_targets},
-                                                slot));
+                                                pass.slot));
     Judge(pass);
     watch.Charge(seconds_.quantize);
     return pass;
@@ -226,11 +236,13 @@ class FeedbackQuantizer {
   QuantizeSeconds& seconds_;
 };
 
-GridOptions GridOptionsFor(const QuantizeOptions& o) {
+GridOptions GridOptionsFor(const QuantizeOptions& o,
+                           absl::Span<const uint16_t> row_levels = {}) {
   return {.group_size = o.group_size,
           .symmetric = o.symmetric,
           .mse_clip = o.mse_clip,
           .levels = UniformLevels(o.bits),
+          .row_levels = row_levels,
           .f16 = o.f16_ranges};
 }
 
@@ -242,6 +254,10 @@ void Describe(Grid grid, QuantizedResult& out) {
   out.groups = grid.groups;
   out.range_min = std::move(grid.min);
   out.range_max = std::move(grid.max);
+  if (!out.row_bits.empty()) {
+    CountRowBits(out);
+    return;
+  }
   out.code_bits =
       BitsPerWeight(out.rows, out.groups, out.levels, Budget::kCodes);
   out.file_bits =
@@ -281,8 +297,9 @@ absl::StatusOr<QuantizedResult> QuantizeRtn(const LinearProblem& problem,
 // The exact undamped loss of a pass, without the identity.
 double DirectLoss(const LinearProblem& problem, const HessianView& h,
                   const Grid& grid, absl::Span<const uint8_t> codes,
-                  absl::Span<const uint16_t> levels) {
-  const std::vector<float> q = Dequantize(codes, grid, levels);
+                  const Pass& pass) {
+  const std::vector<float> q =
+      Dequantize(codes, grid, pass.levels, pass.row_levels);
   return QuadraticLoss(problem.weight, q.data(), problem.rows, h);
 }
 
@@ -310,9 +327,11 @@ absl::StatusOr<Prepared> Prepare(const LinearProblem& problem,
                                 .act_order = options.act_order,
                                 .precision = options.precision}));
   watch.Charge(seconds.factor);
+  const std::vector<uint16_t> row_levels = RowLevels(options.row_bits);
   BW_ASSIGN_OR_RETURN(
-      out.grid, MakeGrid(problem.weight, problem.rows, problem.columns,
-                         GridOptionsFor(options), out.engine->factor().dead));
+      out.grid,
+      MakeGrid(problem.weight, problem.rows, problem.columns,
+               GridOptionsFor(options, row_levels), out.engine->factor().dead));
   BW_RETURN_IF_ERROR(out.engine->SetGrid(out.grid));
   watch.Charge(seconds.quantize);
   return out;
@@ -338,7 +357,7 @@ absl::StatusOr<QuantizedResult> QuantizeWithFeedback(
     Stopwatch loss_watch;
     BW_ASSIGN_OR_RETURN(const std::vector<uint8_t> codes,
                         engine->Codes(p.slot));
-    const double loss = DirectLoss(problem, h, grid, codes, p.levels);
+    const double loss = DirectLoss(problem, h, grid, codes, p);
     loss_watch.Charge(out.seconds.evaluate);
     return loss;
   };
@@ -378,6 +397,7 @@ absl::StatusOr<QuantizedResult> QuantizeWithFeedback(
   BW_ASSIGN_OR_RETURN(out.codes, engine->Codes(pass.slot));
   codes_watch.Charge(out.seconds.quantize);
   out.levels = std::move(pass.levels);
+  out.row_bits = options.row_bits;
   out.column_loss = std::move(pass.sums.column_loss);
   out.order = factor.order;
   out.factor = factor.report;
@@ -416,6 +436,9 @@ absl::StatusOr<QuantizedResult> QuantizeLinear(const LinearProblem& problem,
   if (options.method == Method::kRtn) {
     return QuantizeRtn(problem, options, h.has_value() ? &*h : nullptr);
   }
+  if (HasF16Rows(options.row_bits)) {
+    return QuantizeWithF16Rows(problem, options, *h);
+  }
   return QuantizeWithFeedback(problem, options, *h);
 }
 
@@ -453,7 +476,10 @@ std::vector<float> DequantizeResult(const QuantizedResult& result) {
   grid.groups = result.groups;
   grid.min = result.range_min;
   grid.max = result.range_max;
-  return Dequantize(result.codes, grid, result.levels);
+  std::vector<float> out =
+      Dequantize(result.codes, grid, result.levels, RowLevels(result.row_bits));
+  PlaceF16Rows(result, out);
+  return out;
 }
 
 }  // namespace bitwright::quant

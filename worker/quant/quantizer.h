@@ -50,6 +50,9 @@ struct QuantizeOptions {
   // Per weight: 1..8, whole for rtn and gptq; baq exact takes anything above 0
   // to 16 (of one layer of a model that has one budget).
   double bits = 4;
+  // [rows] instead of `bits`, gptq only: 1..8, or 16 for rows whose values are
+  // kept in F16 (math.md §4).
+  std::vector<uint8_t> row_bits = {};
   // What `bits` counts; baq exact only.
   Budget budget = Budget::kFile;
   // Columns per range; 0: one range per row. A last group may be shorter.
@@ -96,11 +99,14 @@ struct QuantizedResult {
   int64_t columns = 0;
   int64_t group_size = 0;  // = columns when ungrouped
   int64_t groups = 0;
-  std::vector<uint16_t> levels;             // [columns], 1..256
+  // One of the two: [columns], 1..256, or [rows] as asked for.
+  std::vector<uint16_t> levels;
+  std::vector<uint8_t> row_bits;
   std::vector<float> range_min, range_max;  // [rows, groups]
   std::vector<uint8_t> codes;               // [rows, columns]
-  std::vector<int32_t> order;               // [columns], see Factor::order
-  std::vector<double> column_loss;          // [columns]
+  std::vector<float> f16_rows;  // [rows of 16 bits, columns], in their order
+  std::vector<int32_t> order;   // [columns], see Factor::order
+  std::vector<double> column_loss;  // [columns], of rows with codes
   // [columns], baq only: the same at uniform levels. Measured by a pass in the
   // reference variant, modelled by the curves in the exact one.
   std::vector<double> uniform_column_loss;
@@ -108,7 +114,7 @@ struct QuantizedResult {
   // H.
   double loss = 0;
   double uniform_loss = 0;  // `loss` at uniform levels, likewise
-  double code_bits = 0;     // mean log2(levels)
+  double code_bits = 0;     // mean log2(levels); by rows a flag bit each more
   double file_bits = 0;     // bytes of the packed tensors × 8 / weights
   int uniform_levels = 0;   // that uniform_loss is of; baq only
   // GmOverAm of uniform_column_loss in the reference variant, PredictedGain of
