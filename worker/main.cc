@@ -2,6 +2,7 @@
 //
 //   bitwright-worker --server host:8470
 //   bitwright-worker quantize-layer IN.safetensors -o OUT.safetensors ...
+//   bitwright-worker solve-ratio PROBLEM.json --json
 #include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -27,6 +28,7 @@
 #include "worker/quant/parallel.h"
 #include "worker/runtime/quantize_layer.h"
 #include "worker/runtime/signal_watch.h"
+#include "worker/runtime/solve_ratio_command.h"
 #include "worker/runtime/worker.h"
 #include "worker/runtime/worker_place.h"
 
@@ -186,7 +188,9 @@ absl::Status Serve(const Flags& flags, pid_t parent) {
 int RunWorker(int argc, char** argv) {
   CLI::App app(
       "Computes the tasks of a Bitwright server until it is stopped.\n"
-      "`bitwright-worker quantize-layer --help`: one matrix, without a server.",
+      "`bitwright-worker quantize-layer --help`: one matrix, without a "
+      "server.\n"
+      "`bitwright-worker solve-ratio --help`: one choice of ratios, likewise.",
       "bitwright-worker");
   app.set_version_flag("--version", kVersion);
   Flags flags;
@@ -216,6 +220,9 @@ int RunWorker(int argc, char** argv) {
 int main(int argc, char** argv) {
   if (argc > 1 && std::string(argv[1]) == "quantize-layer") {
     return bitwright::QuantizeLayerCommand(argc - 1, argv + 1);
+  }
+  if (argc > 1 && std::string(argv[1]) == "solve-ratio") {
+    return bitwright::SolveRatioCommand(argc - 1, argv + 1);
   }
   if (argc > 1 && std::string(argv[1]) == "run") {
     --argc;

@@ -11,6 +11,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/console.h"
 #include "client/cli/equal_loss.h"
+#include "client/cli/ratio_table.h"
 #include "common/base/exit_code.h"
 #include "common/checkpoint/checkpoint_writer.h"
 
@@ -56,6 +57,8 @@ Json DescriptionJson(const CheckpointDescription& description) {
 }
 
 std::string DescriptionText(const CheckpointDescription& description) {
+  std::string ratios = RatioTableText(description);
+  if (!ratios.empty()) ratios += "\n";
   Table table(
       {"layer", "rows", "cols", "bits", "file bits", "loss", "uniform loss"});
   for (const LayerDescription& layer : description.layers) {
@@ -72,7 +75,7 @@ std::string DescriptionText(const CheckpointDescription& description) {
                       description.code_bits_per_weight,
                       description.file_bits_per_weight,
                       description.quantized_weights, description.other_weights),
-      table.Render(),
+      ratios, table.Render(),
       "\nuniform loss: every column at 2^bits levels, side information not "
       "counted\n\n",
       EqualLossText(description));

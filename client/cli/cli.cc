@@ -136,6 +136,7 @@ int RunCli(int argc, char** argv) {
   app.require_subcommand(1);
   AddQuantizeCommand(&app, &globals);
   AddPlanCommand(&app, &globals);
+  AddCompareCommand(&app, &globals);
   AddJobCommands(&app, &globals);
   AddCheckpointCommands(&app, &globals);
   app.config_formatter(std::make_shared<ConfigBelowEnvironment>());

@@ -24,6 +24,7 @@ void AddOutputOptions(CLI::App* command, Globals* globals);
 
 void AddQuantizeCommand(CLI::App* app, Globals* globals);  // quantize, eval
 void AddPlanCommand(CLI::App* app, Globals* globals);
+void AddCompareCommand(CLI::App* app, Globals* globals);
 void AddJobCommands(CLI::App* app, Globals* globals);  // submit ... workers
 void AddCheckpointCommands(CLI::App* app,
                            Globals* globals);  // inspect, verify, export

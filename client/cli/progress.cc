@@ -33,6 +33,8 @@ double Weight(v1::TaskKind kind, int blocks) {
       return 4;
     case v1::TASK_KIND_EVALUATE:
       return std::max(1, blocks);
+    case v1::TASK_KIND_RESPONSE:  // From its block on: half of them.
+      return 2 * std::max(1, blocks);
     default:
       return 1;
   }
@@ -52,7 +54,7 @@ std::string TaskKindName(v1::TaskKind kind) {
 
 JobProgress MeasureProgress(const v1::Job& job) {
   JobProgress progress;
-  // Over a model's budget forwards may come twice for a block.
+  // Forwards may come twice for a block.
   int forwards = 0, gradients = 0;
   const int shards = std::max(1, job.spec().calibration().shards());
   for (const v1::PhaseProgress& phase : job.phases()) {

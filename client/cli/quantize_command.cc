@@ -155,6 +155,11 @@ Json QuantizeJson(const v1::Job& job, const std::string& output,
       result.predictions_size() == 1) {
     json["predicted"] = PredictionJson(result.predictions(0));
   }
+  if (result.has_ratio()) {
+    json["ratio"] = {{"objective", result.ratio().objective()},
+                     {"bits", result.ratio().bits()},
+                     {"optimal", result.ratio().optimal()}};
+  }
   json["seconds"] = seconds;
   const JobProgress progress = MeasureProgress(job);
   json["tasks"] = {{"total", progress.total}, {"cached", progress.cached}};
@@ -183,6 +188,13 @@ std::string QuantizeText(const v1::Job& job, const std::string& output,
   if (job.spec().method().scope() == v1::SCOPE_MODEL &&
       result.predictions_size() == 1) {
     table.AddRow({"predicted", PredictionText(result.predictions(0))});
+  }
+  if (result.has_ratio()) {
+    table.AddRow(
+        {"ratios",
+         absl::StrFormat("output moves by %s in mean square%s",
+                         Significant(result.ratio().objective() / 2, 4),
+                         result.ratio().optimal() ? ", proven optimal" : "")});
   }
   table.AddRow({"tasks", absl::StrCat(progress.total, ", ", progress.cached,
                                       " of them reused from earlier work")});

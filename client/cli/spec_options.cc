@@ -14,6 +14,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "client/cli/parse_enum.h"
+#include "client/cli/ratio_options.h"
 #include "common/base/status_macros.h"
 
 namespace bitwright {
@@ -92,53 +94,12 @@ std::string ModelFingerprint(const std::string& path) {
   return absl::StrJoin(files, "\n");
 }
 
-// CLI11 has checked that `name` is one of the allowed words.
-template <typename Enum>
-Enum ParseEnum(bool (*parse)(const std::string&, Enum*),
-               absl::string_view prefix, absl::string_view name) {
-  Enum value{};
-  parse(absl::StrCat(prefix, absl::AsciiStrToUpper(name)), &value);
-  return value;
-}
-
-// protobuf's *_Parse functions take their own string view type.
-template <typename Enum,
-          bool (*Parse)(::google::protobuf::ConstStringParam, Enum*)>
-bool ParseName(const std::string& name, Enum* value) {
-  return Parse(name, value);
-}
-
-void AddCalibrationOptions(CLI::App* command, SpecOptions* options) {
-  CLI::Option_group* calibration = command->add_option_group("Calibration");
-  calibration->add_option(
-      "--calib", options->calibration,
-      "Calibration text; several files are joined by a blank line");
-  calibration->add_option(
-      "--tokens", options->calibration_tokens,
-      "Calibration token ids instead of text: safetensors with `tokens`");
-  calibration
-      ->add_option("--nsamples", options->nsamples, "Calibration windows [128]")
-      ->check(CLI::Range(1, 1 << 24));
-  calibration
-      ->add_option("--seqlen", options->seqlen,
-                   "Tokens a window [2048, or the model's context if shorter]")
-      ->check(CLI::Range(2, 1 << 24));
-  calibration->add_option("--seed", options->seed,
-                          "Seed of the windows' positions [0]");
-  calibration
-      ->add_option(
-          "--shards", options->shards,
-          "Shards of the calibration set; part of the result's identity [4]")
-      ->check(CLI::Range(1, 1 << 16));
-}
-
 void AddScopeOptions(CLI::Option_group* method, SpecOptions* options) {
   method
       ->add_option("--budget", options->budget,
                    "What --bits counts: file (all bytes stored) or codes (log2 "
-                   "of the levels)")
-      ->check(CLI::IsMember({"file", "codes"}))
-      ->capture_default_str();
+                   "of the levels) [ratio: codes, others: file]")
+      ->check(CLI::IsMember({"file", "codes"}));
   method
       ->add_option("--scope", options->scope,
                    "layer: --bits for every linear; model: one budget, spread "
@@ -183,6 +144,11 @@ absl::Status CheckScope(const SpecOptions& options) {
         "--scope model needs --method baq or gptq: rtn has no calibration to "
         "weigh the layers by");
   }
+  if (options.method == "ratio") {
+    return absl::InvalidArgumentError(
+        "--scope model is for baq and gptq; the ratio method spreads its bits "
+        "over the model by itself");
+  }
   if (options.method == "baq" && options.variant != "exact") {
     return absl::InvalidArgumentError(
         "--scope model needs --variant exact: the reference variant knows no "
@@ -197,11 +163,13 @@ absl::Status CheckScope(const SpecOptions& options) {
 }
 
 absl::Status CheckBits(const SpecOptions& options, double bits) {
-  if (!(bits >= 1 && bits <= 8)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--bits ", bits, " is out of range; it may be 1 to 8"));
+  const bool ratio = options.method == "ratio";
+  const int most = ratio ? 16 : 8;
+  if (!(bits >= 1 && bits <= most)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--bits ", bits, " is out of range; it may be 1 to ", most));
   }
-  if (options.method != "baq" && options.scope != "model" &&
+  if (options.method != "baq" && !ratio && options.scope != "model" &&
       bits != std::floor(bits)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--bits ", bits, ": --method ", options.method,
@@ -220,11 +188,35 @@ void AddModelArgument(CLI::App* command, SpecOptions* options) {
       ->required();
 }
 
+void AddCalibrationOptions(CLI::App* command, SpecOptions* options) {
+  CLI::Option_group* calibration = command->add_option_group("Calibration");
+  calibration->add_option(
+      "--calib", options->calibration,
+      "Calibration text; several files are joined by a blank line");
+  calibration->add_option(
+      "--tokens", options->calibration_tokens,
+      "Calibration token ids instead of text: safetensors with `tokens`");
+  calibration
+      ->add_option("--nsamples", options->nsamples, "Calibration windows [128]")
+      ->check(CLI::Range(1, 1 << 24));
+  calibration
+      ->add_option("--seqlen", options->seqlen,
+                   "Tokens a window [2048, or the model's context if shorter]")
+      ->check(CLI::Range(2, 1 << 24));
+  calibration->add_option("--seed", options->seed,
+                          "Seed of the windows' positions [0]");
+  calibration
+      ->add_option(
+          "--shards", options->shards,
+          "Shards of the calibration set; part of the result's identity [4]")
+      ->check(CLI::Range(1, 1 << 16));
+}
+
 void AddQuantizationOptions(CLI::App* command, SpecOptions* options) {
   AddCalibrationOptions(command, options);
   CLI::Option_group* method = command->add_option_group("Method");
-  method->add_option("--method", options->method, "rtn, gptq or baq")
-      ->check(CLI::IsMember({"rtn", "gptq", "baq"}))
+  method->add_option("--method", options->method, "rtn, gptq, baq or ratio")
+      ->check(CLI::IsMember({"rtn", "gptq", "baq", "ratio"}))
       ->capture_default_str();
   method
       ->add_option("--variant", options->variant,
@@ -233,8 +225,8 @@ void AddQuantizationOptions(CLI::App* command, SpecOptions* options) {
       ->capture_default_str();
   method
       ->add_option("--bits", options->bits,
-                   "Bits a weight, 1 to 8; fractions are for baq, and for gptq "
-                   "with --scope model")
+                   "Bits a weight, 1 to 8; fractions are for baq, ratio, and "
+                   "gptq with --scope model")
       ->capture_default_str();
   AddScopeOptions(method, options);
   AddGridOptions(method, options);
@@ -247,6 +239,7 @@ void AddQuantizationOptions(CLI::App* command, SpecOptions* options) {
   method->add_option("--format", options->format, "native or dense")
       ->check(CLI::IsMember({"native", "dense"}))
       ->capture_default_str();
+  AddRatioOptions(command, options);
 }
 
 void AddPlanOptions(CLI::App* command, SpecOptions* options) {
@@ -296,6 +289,7 @@ absl::Status CheckOptions(const SpecOptions& options, bool evaluate_only) {
         " needs a calibration set: --calib FILE (or --tokens FILE)"));
   }
   BW_RETURN_IF_ERROR(CheckScope(options));
+  BW_RETURN_IF_ERROR(CheckRatio(options));
   if (options.plan_bits.empty()) return CheckBits(options, options.bits);
   for (double bits : options.plan_bits) {
     BW_RETURN_IF_ERROR(CheckBits(options, bits));
@@ -361,8 +355,13 @@ void FillMethod(const SpecOptions& options, v1::MethodSpec* method) {
       ParseName<v1::Method, v1::Method_Parse>, "METHOD_", options.method));
   method->set_variant(ParseEnum<v1::Variant>(
       ParseName<v1::Variant, v1::Variant_Parse>, "VARIANT_", options.variant));
-  method->set_budget(ParseEnum<v1::Budget>(
-      ParseName<v1::Budget, v1::Budget_Parse>, "BUDGET_", options.budget));
+  const bool ratio = options.method == "ratio";
+  if (!options.budget.empty() || !ratio) {
+    method->set_budget(ParseEnum<v1::Budget>(
+        ParseName<v1::Budget, v1::Budget_Parse>, "BUDGET_",
+        options.budget.empty() ? "file" : options.budget));
+  }
+  if (ratio) FillRatio(options, method->mutable_ratio());
   method->set_scope(ParseEnum<v1::Scope>(ParseName<v1::Scope, v1::Scope_Parse>,
                                          "SCOPE_", options.scope));
   if (!options.granularity.empty()) {

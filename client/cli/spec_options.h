@@ -26,7 +26,8 @@ struct SpecOptions {
   std::string model;
   std::vector<std::string> calibration;  // Text files.
   std::string calibration_tokens;        // Safetensors.
-  std::string method = "baq", variant = "exact", budget = "file";
+  std::string method = "baq", variant = "exact";
+  std::string budget;  // Empty: codes for ratio, file for the others.
   std::string pipeline = "sequential", format = "native";
   std::string scope = "layer";
   std::string granularity;  // Empty: the method's own.
@@ -37,12 +38,18 @@ struct SpecOptions {
   bool symmetric = false, mse_clip = false, act_order = false;
   double damping = 0;
   std::optional<int> refine;
+  // Of --method ratio; 0 and empty: the server's defaults.
+  int bits_normal = 0, bits_high = 0;
+  std::vector<double> ratios;
+  std::string interactions, estimate;
   std::vector<std::string> evaluation;  // Text files.
   std::string evaluation_tokens;
   int evaluation_seqlen = 0;
 };
 
 void AddModelArgument(CLI::App* command, SpecOptions* options);
+void AddCalibrationOptions(CLI::App* command, SpecOptions* options);
+// Those of calibration included.
 void AddQuantizationOptions(CLI::App* command, SpecOptions* options);
 void AddEvaluationOptions(CLI::App* command, SpecOptions* options);
 // Those of quantization that matter to a plan; its bits are the caller's.

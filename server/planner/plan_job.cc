@@ -10,6 +10,7 @@
 #include "common/base/digest.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+#include "server/planner/action_methods.h"
 #include "server/planner/planner.h"
 
 namespace bitwright {
@@ -25,6 +26,8 @@ constexpr int kFinalizeVersion = 1;
 constexpr int kMeasureVersion = 1;
 constexpr int kGradientVersion = 1;
 constexpr int kAllocateVersion = 1;
+constexpr int kResponseVersion = 1;
+constexpr int kSolveVersion = 1;
 
 // Windows of the evaluation text are cut into this many shards, always.
 constexpr int kEvaluationShards = 4;
@@ -32,6 +35,7 @@ constexpr int kEvaluationShards = 4;
 constexpr char kPrepare[] = "prepare";
 constexpr char kPrepareEvaluation[] = "prepare-evaluation";
 constexpr char kAllocate[] = "allocate";
+constexpr char kSolve[] = "solve";
 
 // Which weights the blocks before have.
 enum class Pass { kFull, kQuantized };
@@ -48,51 +52,21 @@ std::string GradientKey(int64_t block, int shard) {
   return absl::StrCat("gradient-", block, "-", shard);
 }
 
+std::string ResponseKey(const std::string& linear, int option) {
+  return absl::StrFormat("response-%s-%d", linear, option);
+}
+
+std::string PairKey(const std::string& linear, int option,
+                    const std::string& partner) {
+  return absl::StrFormat("response-%s-%d-%s", linear, option, partner);
+}
+
 PlannedInput FromTask(std::string name, std::string task, std::string output) {
   PlannedInput input;
   input.name = std::move(name);
   input.task = std::move(task);
   input.output = std::move(output);
   return input;
-}
-
-// What the method does not look at does not belong to its action: tasks that
-// differ in nothing else share their results. Bits that come with an allocation
-// are not a parameter.
-v1::MethodSpec QuantizeMethod(v1::MethodSpec method) {
-  if (method.scope() == v1::SCOPE_MODEL) method.clear_bits();
-  method.clear_scope();
-  method.clear_granularity();
-  const bool exact = method.method() == v1::METHOD_BAQ &&
-                     method.variant() == v1::VARIANT_EXACT;
-  if (!exact) method.set_budget(v1::BUDGET_FILE);
-  if (method.method() == v1::METHOD_BAQ) return method;
-  method.set_variant(v1::VARIANT_EXACT);
-  if (method.method() == v1::METHOD_GPTQ) return method;
-  method.set_act_order(false);
-  method.set_damping(0.01);
-  return method;
-}
-
-v1::MethodSpec MeasureMethod(v1::MethodSpec method) {
-  method.clear_method();
-  method.clear_variant();
-  method.clear_bits();
-  method.clear_budget();
-  method.clear_scope();
-  method.clear_granularity();
-  method.clear_refine_sweeps();
-  return method;
-}
-
-v1::MethodSpec AllocateMethod(const v1::MethodSpec& method, double bits) {
-  v1::MethodSpec kept;
-  kept.set_method(method.method());
-  kept.set_bits(bits);
-  kept.set_budget(method.budget());
-  kept.set_scope(method.scope());
-  kept.set_granularity(method.granularity());
-  return kept;
 }
 
 class Planner {
@@ -104,8 +78,9 @@ class Planner {
         calibrated_(spec.method().method() != v1::METHOD_RTN),
         sequential_(!spec.has_plan() &&
                     spec.pipeline() == v1::PIPELINE_SEQUENTIAL),
-        allocated_(spec.has_plan() ||
-                   spec.method().scope() == v1::SCOPE_MODEL) {}
+        allocated_(spec.has_plan() || spec.method().scope() == v1::SCOPE_MODEL),
+        ratio_(!spec.evaluate_only() &&
+               spec.method().method() == v1::METHOD_RATIO) {}
 
   Plan Run() {
     const bool evaluate = spec_.has_evaluation();
@@ -113,6 +88,7 @@ class Planner {
     if (!spec_.evaluate_only() && calibrated_) AddPrepareCalibration();
     if (evaluate) AddPrepareEvaluation();
     if (!spec_.evaluate_only() && allocated_) AddAllocation();
+    if (ratio_) AddSolution();
     if (quantize) {
       for (int64_t block = 0; block < config_.num_layers; ++block) {
         if (calibrated_) {
@@ -210,13 +186,109 @@ class Planner {
     }
   }
 
+  // One "<name>.<shard>" for each shard, from `output` of the task that `key`
+  // names.
+  template <typename Key>
+  void AddShards(const char* name, const char* output, Key key,
+                 PlannedTask* task) const {
+    for (int shard = 0; shard < spec_.calibration().shards(); ++shard) {
+      task->inputs.push_back(FromTask(absl::StrFormat("%s.%04d", name, shard),
+                                      key(shard), output));
+    }
+  }
+
+  void AddFisher(int64_t block, PlannedTask* task) const {
+    AddShards(
+        "fisher", "fisher",
+        [&](int shard) { return GradientKey(block, shard); }, task);
+  }
+
+  // The full-precision passes forwards and backwards, a response for every
+  // linear and ratio, and what the solver makes of them.
+  void AddSolution() {
+    for (int64_t block = 0; block <= config_.num_layers; ++block) {
+      AddForward(block, Pass::kFull);
+    }
+    for (int64_t block = config_.num_layers - 1; block >= 0; --block) {
+      AddGradient(block);
+    }
+    for (int64_t block = 0; block < config_.num_layers; ++block) {
+      AddResponses(block);
+    }
+    PlannedTask* solve = Add(kSolve, v1::TASK_KIND_SOLVE, kSolveVersion);
+    *solve->action.mutable_solve()->mutable_method() =
+        SolveMethod(spec_.method());
+    const int options = spec_.method().ratio().ratios_size();
+    for (int64_t block = 0; block < config_.num_layers; ++block) {
+      const std::vector<LinearSpec> linears = BlockLinears(config_, block);
+      for (size_t l = 0; l < linears.size(); ++l) {
+        const std::string& name = linears[l].name;
+        for (int m = 0; m < options; ++m) {
+          solve->inputs.push_back(
+              FromTask(absl::StrFormat("response.%s.%04d", name, m),
+                       ResponseKey(name, m), "response"));
+          for (size_t p = l + 1; WithPairs() && p < linears.size(); ++p) {
+            solve->inputs.push_back(FromTask(
+                absl::StrFormat("pair.%s.%04d.%s", name, m, linears[p].name),
+                PairKey(name, m, linears[p].name), "response"));
+          }
+        }
+      }
+    }
+  }
+
+  bool WithPairs() const {
+    return spec_.method().ratio().estimate() == v1::ESTIMATE_PAPER;
+  }
+
+  void AddResponses(int64_t block) {
+    const std::vector<LinearSpec> linears = BlockLinears(config_, block);
+    for (size_t l = 0; l < linears.size(); ++l) {
+      const int options = spec_.method().ratio().ratios_size();
+      for (int m = 0; m < options; ++m) {
+        AddResponse(block, linears[l].name, m, /*partner=*/nullptr);
+        for (size_t p = l + 1; WithPairs() && p < linears.size(); ++p) {
+          AddResponse(block, linears[l].name, m, &linears[p].name);
+        }
+      }
+    }
+  }
+
+  void AddResponse(int64_t block, const std::string& linear, int option,
+                   const std::string* partner) {
+    const v1::MethodSpec& method = spec_.method();
+    PlannedTask* task =
+        Add(partner == nullptr ? ResponseKey(linear, option)
+                               : PairKey(linear, option, *partner),
+            v1::TASK_KIND_RESPONSE, kResponseVersion);
+    v1::ResponseParameters* response = task->action.mutable_response();
+    response->set_block(static_cast<int32_t>(block));
+    response->set_linear(linear);
+    response->set_ratio(method.ratio().ratios(option));
+    response->set_bits_normal(method.ratio().bits_normal());
+    response->set_bits_high(method.ratio().bits_high());
+    response->set_group_size(method.group_size());
+    if (partner != nullptr) {
+      response->set_partner(*partner);
+      *response->mutable_partner_ratios() = method.ratio().ratios();
+    }
+    AddFisher(block, task);
+    AddShards(
+        "hidden", "hidden",
+        [&](int shard) { return ForwardKey(Pass::kFull, block, shard); }, task);
+    AddShards(
+        "output", "hidden",
+        [&](int shard) {
+          return ForwardKey(Pass::kFull, config_.num_layers, shard);
+        },
+        task);
+  }
+
   // One "hessian.<shard>" for each shard.
   void AddHessians(Pass pass, int64_t block, PlannedTask* task) const {
-    for (int shard = 0; shard < spec_.calibration().shards(); ++shard) {
-      task->inputs.push_back(FromTask(absl::StrFormat("hessian.%04d", shard),
-                                      ForwardKey(pass, block, shard),
-                                      "hessian"));
-    }
+    AddShards(
+        "hessian", "hessian",
+        [&](int shard) { return ForwardKey(pass, block, shard); }, task);
   }
 
   // The full-precision passes forwards and backwards, and an allocation for
@@ -261,6 +333,7 @@ class Planner {
       gradient->set_block(static_cast<int32_t>(block));
       gradient->set_shard(shard);
       gradient->set_shards(shards);
+      gradient->set_fisher(ratio_);
       task->inputs.push_back(
           FromTask("hidden", ForwardKey(Pass::kFull, block, shard), "hidden"));
       if (block == config_.num_layers - 1) {
@@ -303,6 +376,10 @@ class Planner {
       if (allocated_) {
         task->inputs.push_back(FromTask("allocation", kAllocate, "allocation"));
       }
+      if (ratio_) {
+        task->inputs.push_back(FromTask("solution", kSolve, "solution"));
+        AddFisher(block, task);
+      }
     }
   }
 
@@ -340,6 +417,7 @@ class Planner {
   const bool calibrated_;
   const bool sequential_;           // Hessians behind the quantized prefix.
   const bool allocated_;            // Over the whole model.
+  const bool ratio_;                // A ratio of rows for each linear.
   std::set<std::string> forwards_;  // Added already, by their first key.
   Plan plan_;
 };

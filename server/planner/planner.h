@@ -31,7 +31,8 @@ struct PlannedInput {
 
 struct PlannedTask {
   // "prepare", "forward-3-0", "quantize-<linear>", "evaluate-before-0",
-  // "evaluate-after-0", "finalize". With a budget over the model also
+  // "evaluate-after-0", "finalize". For the ratio method also "gradient-3-0",
+  // "response-<linear>-<option>" and "solve"; with a budget over the model also
   // "measure-<linear>", "gradient-3-0" and "allocate"; in the sequential
   // pipeline its full-precision pass is "forward-full-3-0" from block 1 on.
   // When only planning, "allocate-0000"... one for each budget.

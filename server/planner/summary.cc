@@ -70,6 +70,11 @@ v1::JobResult SummarizeJob(const std::vector<FinishedTask>& tasks) {
     result.set_file_bits_per_weight(
         task.summary.finalize().file_bits_per_weight());
   }
+  for (const FinishedTask& task : tasks) {
+    if (task.summary.has_solve()) {
+      *result.mutable_ratio() = task.summary.solve();
+    }
+  }
   v1::Perplexity perplexity;
   if (Perplexity(tasks, "evaluate-before-", &perplexity)) {
     *result.mutable_perplexity_before() = perplexity;

@@ -24,10 +24,11 @@ inline constexpr const char* kBlockInputNames[kBlockInputs] = {
 // What they read in one sequence, each [seqlen, cols].
 using CapturedInputs = std::array<at::Tensor, kBlockInputs>;
 
-// Takes d(loss)/d(output of linear `linear`), [seqlen, rows]; `linear` counts
+// Takes what linear `linear` read, [seqlen, cols], and d(loss)/d(its output),
+// [seqlen, rows]: gradientᵀ · input is d(loss)/d(its weight). `linear` counts
 // as BlockLinears does.
-using UseGradient =
-    absl::FunctionRef<void(int64_t linear, const at::Tensor& gradient)>;
+using UseGradient = absl::FunctionRef<void(
+    int64_t linear, const at::Tensor& input, const at::Tensor& gradient)>;
 
 class DecoderBlock {
  public:

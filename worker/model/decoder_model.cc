@@ -13,6 +13,7 @@
 #include "worker/model/block.h"
 #include "worker/model/embedding.h"
 #include "worker/model/hessian_sums.h"
+#include "worker/model/square_sums.h"
 #include "worker/model/torch_util.h"
 #include "worker/model/weights.h"
 #include "worker/quant/parallel.h"
@@ -63,26 +64,6 @@ absl::Status CheckFinite(const at::Tensor& gradient, int64_t sequence) {
       absl::StrCat("sequence ", sequence,
                    ": a gradient is not a finite number; the hidden states or "
                    "the gradients that came in overflow"));
-}
-
-// sums[r] += Σ_t gradient[t, r]², in float64.
-void AddSquares(const at::Tensor& gradient, at::Tensor* sums) {
-  constexpr int64_t kTokens = 128;  // Converted at once.
-  for (int64_t begin = 0; begin < gradient.size(0); begin += kTokens) {
-    const int64_t n = std::min(kTokens, gradient.size(0) - begin);
-    sums->add_(gradient.narrow(0, begin, n).to(at::kDouble).square_().sum(0));
-  }
-}
-
-// A zero [rows] float64 tensor for each linear.
-std::vector<at::Tensor> ZeroSquares(const std::vector<LinearSpec>& linears,
-                                    const at::Device& device) {
-  std::vector<at::Tensor> squares;
-  for (const LinearSpec& linear : linears) {
-    squares.push_back(at::zeros(
-        {linear.rows}, at::TensorOptions().dtype(at::kDouble).device(device)));
-  }
-  return squares;
 }
 
 absl::StatusOr<at::Device> ChooseDevice(const std::string& device) {
@@ -143,13 +124,11 @@ struct DecoderModel::Impl {
                              const HiddenStates& states, int64_t positions,
                              LogitsFn use) const;
 
-  // Backpropagates sequence `i` through the block: adds to `squares`, one
-  // [rows] float64 tensor for each linear, and sets *input_gradient's part
-  // unless that is null.
+  // Backpropagates sequence `i` through the block: adds to `sums`, and sets
+  // *input_gradient's part unless that is null.
   absl::Status Backprop(const DecoderBlock& block, const HiddenStates& input,
                         const HiddenStates& gradient, int64_t i,
-                        std::vector<at::Tensor>* squares,
-                        HiddenStates* input_gradient) const;
+                        SquareSums* sums, HiddenStates* input_gradient) const;
 };
 
 absl::Status DecoderModel::Impl::Run(const DecoderBlock& block,
@@ -206,16 +185,17 @@ absl::Status DecoderModel::Impl::ForEachLogits(const WeightReader& reader,
 absl::Status DecoderModel::Impl::Backprop(const DecoderBlock& block,
                                           const HiddenStates& input,
                                           const HiddenStates& gradient,
-                                          int64_t i,
-                                          std::vector<at::Tensor>* squares,
+                                          int64_t i, SquareSums* sums,
                                           HiddenStates* input_gradient) const {
   const at::Tensor d_input = block.Backward(
       Sequence(input, i), Sequence(gradient, i), input_gradient != nullptr,
-      [&](int64_t linear, const at::Tensor& g) {
-        AddSquares(g, &squares->at(linear));
+      [&](int64_t linear, const at::Tensor& x, const at::Tensor& g) {
+        sums->Use(linear, x, g);
       });
-  for (const at::Tensor& sums : *squares) {
-    BW_RETURN_IF_ERROR(CheckFinite(sums, i));
+  for (const std::vector<at::Tensor>* all : {&sums->outputs, &sums->weights}) {
+    for (const at::Tensor& sum : *all) {
+      BW_RETURN_IF_ERROR(CheckFinite(sum, i));
+    }
   }
   if (input_gradient == nullptr) return absl::OkStatus();
   BW_RETURN_IF_ERROR(CheckFinite(d_input, i));
@@ -386,7 +366,8 @@ absl::StatusOr<HiddenStates> DecoderModel::NllGradient(
 
 absl::StatusOr<std::vector<OutputSensitivity>> DecoderModel::BackpropBlock(
     int64_t block, const WeightOverride& weights, const HiddenStates& input,
-    const HiddenStates& gradient, HiddenStates* input_gradient) const {
+    const HiddenStates& gradient, HiddenStates* input_gradient,
+    Sensitivity sensitivity) const {
   BW_RETURN_IF_ERROR(CheckBatch(config(), input));
   BW_RETURN_IF_ERROR(Annotate(CheckBatch(config(), gradient), "gradient"));
   if (gradient.sequences != input.sequences ||
@@ -406,25 +387,57 @@ absl::StatusOr<std::vector<OutputSensitivity>> DecoderModel::BackpropBlock(
           input_gradient->data.resize(input.data.size());
         }
         const std::vector<LinearSpec> linears = BlockLinears(config(), block);
-        std::vector<std::vector<at::Tensor>> squares(input.sequences);
+        std::vector<SquareSums> sums(input.sequences);
         BW_RETURN_IF_ERROR(ForEachSequence(
             impl_->device, input.sequences, "block backward", [&](int64_t i) {
-              squares[i] = ZeroSquares(linears, impl_->device);
-              return impl_->Backprop(*loaded, input, gradient, i, &squares[i],
+              sums[i] = SquareSums(linears, impl_->device, sensitivity);
+              return impl_->Backprop(*loaded, input, gradient, i, &sums[i],
                                      input_gradient);
             }));
-        for (size_t l = 0; l < linears.size(); ++l) {
-          at::Tensor sum = squares[0][l];
-          for (int64_t i = 1; i < input.sequences; ++i) {
-            sum.add_(squares[i][l]);
-          }
-          const at::Tensor host = sum.cpu();
-          const double* values = host.data_ptr<double>();
-          result.push_back(
-              {linears[l].name, {values, values + linears[l].rows}});
-        }
+        result = SumOverSequences(linears, sums);
         return absl::OkStatus();
       }));
+  return result;
+}
+
+absl::StatusOr<HiddenStates> DecoderModel::HeadInputs(
+    const HiddenStates& states) const {
+  BW_RETURN_IF_ERROR(CheckBatch(config(), states));
+  HiddenStates result{states.sequences, states.seqlen, 0, {}};
+  BW_RETURN_IF_ERROR(CatchTorch("head", [&]() -> absl::Status {
+    const WeightReader reader(impl_->directory, impl_->device);
+    BW_ASSIGN_OR_RETURN(const Head head, Head::Load(reader, config()));
+    result.width = head.dim();
+    const int64_t size = result.seqlen * result.width;
+    result.data.resize(result.sequences * size);
+    return ForEachSequence(
+        impl_->device, states.sequences, "final norm", [&](int64_t i) {
+          CopyFromTensor(head.Normalize(impl_->Sequence(states, i)),
+                         result.data.data() + i * size);
+          return absl::OkStatus();
+        });
+  }));
+  return result;
+}
+
+absl::StatusOr<std::vector<double>> DecoderModel::VocabularyGram() const {
+  std::vector<double> result;
+  BW_RETURN_IF_ERROR(CatchTorch("vocabulary", [&]() -> absl::Status {
+    const WeightReader reader(impl_->directory, impl_->device);
+    BW_ASSIGN_OR_RETURN(const Head head, Head::Load(reader, config()));
+    at::Tensor gram =
+        at::zeros({head.dim(), head.dim()},
+                  at::TensorOptions().dtype(at::kDouble).device(impl_->device));
+    for (int64_t chunk = 0; chunk < head.num_chunks(); ++chunk) {
+      BW_ASSIGN_OR_RETURN(at::Tensor rows, head.Chunk(reader, chunk));
+      rows = rows.to(at::kDouble);
+      gram.addmm_(rows.t(), rows);
+    }
+    const at::Tensor host = gram.cpu().contiguous();
+    const double* values = host.data_ptr<double>();
+    result.assign(values, values + host.numel());
+    return absl::OkStatus();
+  }));
   return result;
 }
 

@@ -77,14 +77,24 @@ struct HessianSum {
   std::vector<float> packed_lower;
 };
 
-// What the outputs of one linear do to the likelihood (math.md §3c):
-// squares[r] = Σ g², over all tokens of all sequences of a batch, with
-// g = d(NLL of the token's sequence, in nats)/d(output r at that token).
-// Divided by the number of tokens it is the mean squared gradient. Sums of
-// batches add.
+// What one linear does to the likelihood. Sums of batches add.
 struct OutputSensitivity {
-  std::string linear;           // LinearSpec::name
-  std::vector<double> squares;  // [rows]
+  std::string linear;  // LinearSpec::name
+  // [rows] Σ g² over all tokens of all sequences, with g = d(NLL of the token's
+  // sequence, in nats)/d(output r at that token) (math.md §3c). Divided by the
+  // number of tokens it is the mean squared gradient.
+  std::vector<double> squares;
+  // [rows] Σ g² over the weights of the row and all sequences, with g = d(NLL
+  // of the sequence)/d(weight) (math.md §4). Divided by columns and sequences
+  // it is the impact score of the row: the mean of the empirical Fisher
+  // diagonal. Empty unless asked for.
+  std::vector<double> fisher = {};
+};
+
+// What BackpropBlock sums.
+enum class Sensitivity {
+  kOutputs,  // OutputSensitivity::squares
+  kWeights,  // and OutputSensitivity::fisher, half a forward pass more
 };
 
 // Const functions are thread-safe. Errors of all of them: INVALID_ARGUMENT for
@@ -148,7 +158,15 @@ class DecoderModel {
   // error *input_gradient is unspecified.
   absl::StatusOr<std::vector<OutputSensitivity>> BackpropBlock(
       int64_t block, const WeightOverride& weights, const HiddenStates& input,
-      const HiddenStates& gradient, HiddenStates* input_gradient) const;
+      const HiddenStates& gradient, HiddenStates* input_gradient,
+      Sensitivity sensitivity = Sensitivity::kOutputs) const;
+
+  // From the last block's output to what the vocabulary matrix multiplies:
+  // [sequences, seqlen, the matrix's columns].
+  absl::StatusOr<HiddenStates> HeadInputs(const HiddenStates& states) const;
+  // VᵀV of the vocabulary matrix V, [columns, columns] row by row, in float64:
+  // for two head inputs, ‖logits − logits'‖² = (h − h') VᵀV (h − h')ᵀ.
+  absl::StatusOr<std::vector<double>> VocabularyGram() const;
 
   // The logits, [sequences, seqlen, vocab_size]: for small models and tests.
   absl::StatusOr<std::vector<float>> Logits(const HiddenStates& states) const;

@@ -53,6 +53,8 @@ class Head {
   at::Tensor NormalizeBackward(const at::Tensor& x,
                                const at::Tensor& gradient) const;
 
+  // Columns of the vocabulary matrix.
+  int64_t dim() const { return dim_; }
   int64_t num_chunks() const { return (vocab_ + kChunk - 1) / kChunk; }
   int64_t ChunkBegin(int64_t chunk) const { return chunk * kChunk; }
   // Rows [ChunkBegin(chunk), ...) of the vocabulary matrix, [rows, embed dim].

@@ -101,13 +101,15 @@ at::Tensor LlamaBlock::Forward(const at::Tensor& x, CapturedInputs* captured,
 at::Tensor LlamaBlock::MlpBackward(const Attended& a,
                                    const at::Tensor& gradient,
                                    UseGradient use) const {
-  use(kDown, gradient);
   const at::Tensor gate = gate_(a.mlp_in);
+  const at::Tensor activated = at::silu(gate);
+  const at::Tensor up = up_(a.mlp_in);
+  use(kDown, activated * up, gradient);
   const at::Tensor d_mlp_out = down_.Backward(gradient);
-  const at::Tensor d_up = d_mlp_out * at::silu(gate);
-  use(kUp, d_up);
-  const at::Tensor d_gate = at::silu_backward(d_mlp_out * up_(a.mlp_in), gate);
-  use(kGate, d_gate);
+  const at::Tensor d_up = d_mlp_out * activated;
+  use(kUp, a.mlp_in, d_up);
+  const at::Tensor d_gate = at::silu_backward(d_mlp_out * up, gate);
+  use(kGate, a.mlp_in, d_gate);
   return gradient + mlp_norm_.RmsBackward(
                         a.middle, gate_.Backward(d_gate) + up_.Backward(d_up));
 }
@@ -116,16 +118,16 @@ at::Tensor LlamaBlock::Backward(const at::Tensor& x, const at::Tensor& gradient,
                                 bool need_input, UseGradient use) const {
   const Attended a = Attend(x);
   const at::Tensor d_middle = MlpBackward(a, gradient, use);
-  use(kO, d_middle);
+  use(kO, a.attn_out, d_middle);
   const AttentionGradients d =
       CausalAttentionBackward(a.q, a.k, a.v, window_, o_.Backward(d_middle));
   const at::Tensor back = -sin_;
   const at::Tensor d_q = Rotate(d.q, cos_, back).flatten(1);
   const at::Tensor d_k = Rotate(d.k, cos_, back).flatten(1);
   const at::Tensor d_v = d.v.flatten(1);
-  use(kQ, d_q);
-  use(kK, d_k);
-  use(kV, d_v);
+  use(kQ, a.attn_in, d_q);
+  use(kK, a.attn_in, d_k);
+  use(kV, a.attn_in, d_v);
   if (!need_input) return at::Tensor();
   return d_middle +
          attention_norm_.RmsBackward(

@@ -99,16 +99,17 @@ at::Tensor OptBlock::Forward(const at::Tensor& x, CapturedInputs* captured,
 at::Tensor OptBlock::MlpBackward(const Attended& a, const at::Tensor& gradient,
                                  UseGradient use) const {
   const at::Tensor hidden = fc1_(a.mlp_in);
+  const at::Tensor mlp_out = Activate(hidden);
   const at::Tensor d_out =
-      norm_before_ ? gradient
-                   : mlp_norm_.LayerBackward(a.middle + fc2_(Activate(hidden)),
-                                             gradient);
-  use(kFc2, d_out);
+      norm_before_
+          ? gradient
+          : mlp_norm_.LayerBackward(a.middle + fc2_(mlp_out), gradient);
+  use(kFc2, mlp_out, d_out);
   const at::Tensor d_mlp_out = fc2_.Backward(d_out);
   const at::Tensor d_hidden =
       gelu_ ? at::gelu_backward(d_mlp_out, hidden)
             : at::threshold_backward(d_mlp_out, hidden, /*threshold=*/0);
-  use(kFc1, d_hidden);
+  use(kFc1, a.mlp_in, d_hidden);
   const at::Tensor d_mlp_in = fc1_.Backward(d_hidden);
   return norm_before_
              ? d_out + mlp_norm_.LayerBackward(a.middle, d_mlp_in)
@@ -119,14 +120,14 @@ at::Tensor OptBlock::Backward(const at::Tensor& x, const at::Tensor& gradient,
                               bool need_input, UseGradient use) const {
   const Attended a = Attend(x);
   const at::Tensor d_residual = MlpBackward(a, gradient, use);
-  use(kOut, d_residual);
+  use(kOut, a.attn_out, d_residual);
   const AttentionGradients d = CausalAttentionBackward(
       a.q, a.k, a.v, /*window=*/0, out_.Backward(d_residual));
   const at::Tensor d_q = d.q.flatten(1), d_k = d.k.flatten(1),
                    d_v = d.v.flatten(1);
-  use(kQ, d_q);
-  use(kK, d_k);
-  use(kV, d_v);
+  use(kQ, a.attn_in, d_q);
+  use(kK, a.attn_in, d_k);
+  use(kV, a.attn_in, d_v);
   if (!need_input) return at::Tensor();
   const at::Tensor d_attn_in =
       q_.Backward(d_q) + k_.Backward(d_k) + v_.Backward(d_v);

@@ -22,7 +22,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/status_macros.h"
@@ -35,22 +34,6 @@
 
 namespace bitwright {
 namespace {
-
-// A number that a blob's metadata must have.
-template <typename Number, bool (*Parse)(absl::string_view, Number*)>
-absl::StatusOr<Number> MetadataOf(const SafetensorsFile& file,
-                                  const std::string& input,
-                                  const std::string& key) {
-  Number value{};
-  const auto it = file.metadata().find(key);
-  if (it == file.metadata().end() || !Parse(it->second, &value)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("input ", input, " does not say its ", key));
-  }
-  return value;
-}
-constexpr auto IntegerOf = MetadataOf<int64_t, absl::SimpleAtoi<int64_t>>;
-constexpr auto DoubleOf = MetadataOf<double, absl::SimpleAtod>;
 
 // A linear of the model and where its curves are.
 struct Source {

@@ -22,6 +22,10 @@ absl::StatusOr<TaskResult> ExecuteTask(const TaskContext& context) {
       return ExecuteGradient(context);
     case v1::TASK_KIND_ALLOCATE:
       return ExecuteAllocate(context);
+    case v1::TASK_KIND_RESPONSE:
+      return ExecuteResponse(context);
+    case v1::TASK_KIND_SOLVE:
+      return ExecuteSolve(context);
     default:
       return absl::UnimplementedError(absl::StrCat(
           "this worker does not know tasks of kind ", context.action->kind(),

@@ -10,7 +10,7 @@
 // number of threads: nothing here knows the time, the machine or the server.
 // One file per kind: prepare_task.cc, forward_task.cc, quantize_task.cc,
 // evaluate_task.cc, finalize_task.cc, measure_task.cc, gradient_task.cc,
-// allocate_task.cc.
+// allocate_task.cc, response_task.cc, solve_task.cc.
 #ifndef BITWRIGHT_WORKER_RUNTIME_EXECUTOR_H_
 #define BITWRIGHT_WORKER_RUNTIME_EXECUTOR_H_
 
@@ -89,6 +89,8 @@ absl::StatusOr<TaskResult> ExecuteFinalize(const TaskContext& context);
 absl::StatusOr<TaskResult> ExecuteMeasure(const TaskContext& context);
 absl::StatusOr<TaskResult> ExecuteGradient(const TaskContext& context);
 absl::StatusOr<TaskResult> ExecuteAllocate(const TaskContext& context);
+absl::StatusOr<TaskResult> ExecuteResponse(const TaskContext& context);
+absl::StatusOr<TaskResult> ExecuteSolve(const TaskContext& context);
 
 }  // namespace bitwright
 

@@ -57,24 +57,29 @@ std::vector<OutputSensitivity> NoSensitivity(const ModelConfig& config,
                                              int64_t block) {
   std::vector<OutputSensitivity> sums;
   for (const LinearSpec& linear : BlockLinears(config, block)) {
-    sums.push_back(
-        {.linear = linear.name, .squares = std::vector<double>(linear.rows)});
+    sums.push_back({.linear = linear.name,
+                    .squares = std::vector<double>(linear.rows),
+                    .fisher = std::vector<double>(linear.rows)});
   }
   return sums;
 }
 
-std::string SensitivityBlob(
-    const std::vector<OutputSensitivity>& sums,
-    const std::map<std::string, std::string>& metadata) {
+// `of`: which of the two sums.
+TaskOutput SumsBlob(std::string name,
+                    const std::vector<OutputSensitivity>& sums,
+                    std::vector<double> OutputSensitivity::*of,
+                    const std::map<std::string, std::string>& metadata) {
   std::vector<Tensor> tensors;
   for (const OutputSensitivity& sum : sums) {
+    const std::vector<double>& values = sum.*of;
     Tensor& tensor = tensors.emplace_back();
     tensor.spec = {.name = sum.linear,
                    .dtype = DType::kF64,
-                   .shape = {static_cast<int64_t>(sum.squares.size())}};
-    tensor.bytes = std::string(BytesOf(sum.squares));
+                   .shape = {static_cast<int64_t>(values.size())}};
+    tensor.bytes = std::string(BytesOf(values));
   }
-  return SerializeSafetensors(tensors, metadata);
+  return {.name = std::move(name),
+          .bytes = SerializeSafetensors(tensors, metadata)};
 }
 
 }  // namespace
@@ -104,7 +109,10 @@ absl::StatusOr<TaskResult> ExecuteGradient(const TaskContext& context) {
   if (input.sequences > 0) {
     BW_ASSIGN_OR_RETURN(
         sums, decoder->BackpropBlock(block, nullptr, input, gradient,
-                                     block == 0 ? nullptr : &gradient));
+                                     block == 0 ? nullptr : &gradient,
+                                     parameters.fisher()
+                                         ? model::Sensitivity::kWeights
+                                         : model::Sensitivity::kOutputs));
   }
   TaskResult result;
   result.counters.tokens = input.sequences * input.seqlen;
@@ -114,7 +122,11 @@ absl::StatusOr<TaskResult> ExecuteGradient(const TaskContext& context) {
     result.outputs.push_back(std::move(output));
   }
   result.outputs.push_back(
-      {.name = "sensitivity", .bytes = SensitivityBlob(sums, metadata)});
+      SumsBlob("sensitivity", sums, &OutputSensitivity::squares, metadata));
+  if (parameters.fisher()) {
+    result.outputs.push_back(
+        SumsBlob("fisher", sums, &OutputSensitivity::fisher, metadata));
+  }
   return result;
 }
 

@@ -108,6 +108,8 @@ absl::string_view MethodName(v1::Method method) {
       return "gptq";
     case v1::METHOD_BAQ:
       return "baq";
+    case v1::METHOD_RATIO:
+      return "ratio";
     default:
       return "unknown";
   }

@@ -1,6 +1,8 @@
 #include "worker/runtime/open_model.h"
 
+#include <cmath>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "common/base/status_macros.h"
@@ -36,6 +38,19 @@ absl::StatusOr<const model::DecoderModel*> OpenModel::Decoder() {
                         model::DecoderModel::Open(directory_.get(), device_));
   }
   return decoder_.get();
+}
+
+absl::StatusOr<const quant::OutputMetric*> OpenModel::OutputMetric() {
+  BW_ASSIGN_OR_RETURN(const model::DecoderModel* decoder, Decoder());
+  absl::MutexLock lock(&metric_mutex_);
+  if (metric_ == nullptr) {
+    BW_ASSIGN_OR_RETURN(std::vector<double> gram, decoder->VocabularyGram());
+    const auto dim = static_cast<int64_t>(std::sqrt(gram.size()) + 0.5);
+    BW_ASSIGN_OR_RETURN(quant::OutputMetric metric,
+                        quant::OutputMetric::Create(std::move(gram), dim));
+    metric_ = std::make_unique<quant::OutputMetric>(std::move(metric));
+  }
+  return metric_.get();
 }
 
 }  // namespace bitwright

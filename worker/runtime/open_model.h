@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "common/checkpoint/model_directory.h"
 #include "worker/model/decoder_model.h"
+#include "worker/quant/output_change.h"
 #include "worker/quant/quantizer.h"
 
 namespace bitwright {
@@ -33,6 +34,8 @@ class OpenModel {
   quant::Device QuantizerDevice() const;
   // Opened on first use; owned by this object.
   absl::StatusOr<const model::DecoderModel*> Decoder();
+  // How its logits are measured; made on first use, owned by this object.
+  absl::StatusOr<const quant::OutputMetric*> OutputMetric();
 
  private:
   OpenModel(std::unique_ptr<ModelDirectory> directory, std::string device)
@@ -42,6 +45,8 @@ class OpenModel {
   const std::string device_;
   absl::Mutex mutex_;
   std::unique_ptr<model::DecoderModel> decoder_ ABSL_GUARDED_BY(mutex_);
+  absl::Mutex metric_mutex_;
+  std::unique_ptr<quant::OutputMetric> metric_ ABSL_GUARDED_BY(metric_mutex_);
 };
 
 }  // namespace bitwright

@@ -20,6 +20,8 @@
 #include "worker/runtime/column_losses.h"
 #include "worker/runtime/executor.h"
 #include "worker/runtime/linear_inputs.h"
+#include "worker/runtime/row_bits.h"
+#include "worker/runtime/solution_blob.h"
 #include "worker/runtime/task_inputs.h"
 
 namespace bitwright {
@@ -32,6 +34,7 @@ absl::StatusOr<quant::QuantizeOptions> ToOptions(const v1::MethodSpec& spec) {
       options.method = quant::Method::kRtn;
       break;
     case v1::METHOD_GPTQ:
+    case v1::METHOD_RATIO:  // With bits by rows.
       options.method = quant::Method::kGptq;
       break;
     case v1::METHOD_BAQ:
@@ -58,6 +61,7 @@ QuantizedLinear ToNative(const quant::QuantizedResult& result,
   linear.cols = result.columns;
   linear.group_size = group_size;
   linear.levels = result.levels;
+  linear.row_bits = result.row_bits;
   auto halves = [](const std::vector<float>& values) {
     std::vector<uint16_t> bits(values.size());
     std::transform(values.begin(), values.end(), bits.begin(), FloatToHalf);
@@ -65,7 +69,10 @@ QuantizedLinear ToNative(const quant::QuantizedResult& result,
   };
   linear.range_min = halves(result.range_min);
   linear.range_max = halves(result.range_max);
-  linear.codes = PackCodes(result.codes, result.rows, result.levels);
+  linear.codes = result.row_bits.empty()
+                     ? PackCodes(result.codes, result.rows, result.levels)
+                     : PackRowCodes(result.codes, result.columns,
+                                    result.row_bits, result.f16_rows);
   return linear;
 }
 
@@ -85,16 +92,19 @@ absl::Status CheckDecodes(const QuantizedLinear& linear,
       "please report this as a bug"));
 }
 
-absl::string_view MethodName(quant::Method method) {
+absl::string_view MethodName(v1::Method method) {
   switch (method) {
-    case quant::Method::kRtn:
+    case v1::METHOD_RTN:
       return "rtn";
-    case quant::Method::kGptq:
+    case v1::METHOD_GPTQ:
       return "gptq";
-    case quant::Method::kBaq:
+    case v1::METHOD_BAQ:
       return "baq";
+    case v1::METHOD_RATIO:
+      return "ratio";
+    default:
+      return "";
   }
-  return "";
 }
 
 // What the model's budget leaves for this linear; nothing if every linear has
@@ -109,20 +119,61 @@ absl::StatusOr<std::optional<AllocatedLinear>> ReadShare(
   return FindInAllocation(text, linear);
 }
 
+// The share of rows that the solution gives this linear; nothing for methods
+// other than ratio. Sets the bits of its rows.
+absl::StatusOr<std::optional<ChosenRatio>> ReadRatio(
+    const TaskContext& context, const LinearSpec& linear,
+    quant::QuantizeOptions* options) {
+  if (context.action->quantize().method().method() != v1::METHOD_RATIO) {
+    return std::nullopt;
+  }
+  BW_ASSIGN_OR_RETURN(std::string path, context.inputs->Path("solution"));
+  BW_ASSIGN_OR_RETURN(std::string text, ReadFile(path));
+  BW_ASSIGN_OR_RETURN(const ChosenRatio chosen,
+                      FindInSolution(text, linear.name));
+  BW_ASSIGN_OR_RETURN(const std::vector<double> scores,
+                      ReadRowScores(context, linear));
+  options->row_bits =
+      RowBits(scores, chosen.ratio, chosen.bits_normal, chosen.bits_high);
+  options->bits = chosen.bits_normal;
+  return chosen;
+}
+
+// How many columns have each level count, or rows each count of bits.
+template <typename Count>
+nlohmann::ordered_json Histogram(const std::vector<Count>& counts) {
+  std::map<int, int64_t> histogram;
+  for (const Count count : counts) ++histogram[count];
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  for (const auto& [count, times] : histogram) {
+    json[absl::StrCat(count)] = times;
+  }
+  return json;
+}
+
+nlohmann::ordered_json RatioReport(const ChosenRatio& ratio,
+                                   const std::vector<uint8_t>& row_bits) {
+  return {{"share", ratio.ratio},
+          {"high_rows", std::count(row_bits.begin(), row_bits.end(),
+                                   static_cast<uint8_t>(ratio.bits_high))},
+          {"bits_normal", ratio.bits_normal},
+          {"bits_high", ratio.bits_high}};
+}
+
+// What the job asks of this linear.
+struct Asked {
+  v1::Method method = v1::METHOD_UNSPECIFIED;
+  double bits = 0;
+  std::optional<AllocatedLinear> share = {};
+  std::optional<ChosenRatio> ratio = {};
+};
+
 // Everything but the times: blobs are pure.
 std::string Report(const quant::QuantizedResult& result,
-                   const QuantizedLinear& linear,
-                   const quant::QuantizeOptions& options, bool has_hessian,
-                   double uniform_loss,
-                   const std::optional<AllocatedLinear>& share) {
-  std::map<uint16_t, int64_t> histogram;
-  for (uint16_t levels : result.levels) ++histogram[levels];
-  nlohmann::ordered_json levels = nlohmann::ordered_json::object();
-  for (const auto& [count, columns] : histogram) {
-    levels[absl::StrCat(count)] = columns;
-  }
+                   const QuantizedLinear& linear, const Asked& asked,
+                   bool has_hessian, double uniform_loss) {
   nlohmann::ordered_json report;
-  report["method"] = std::string(MethodName(options.method));
+  report["method"] = std::string(MethodName(asked.method));
   report["loss"] = result.loss;
   // Without a Hessian the loss is ‖W − Ŵ‖², not comparable with the others.
   report["loss_kind"] = has_hessian ? "hessian" : "squared_error";
@@ -134,7 +185,12 @@ std::string Report(const quant::QuantizedResult& result,
   report["damping_attempts"] = result.factor.attempts;
   report["diagonal_fallback"] = result.factor.diagonal_fallback;
   report["dead_columns"] = result.factor.dead_columns;
-  report["levels_histogram"] = std::move(levels);
+  if (asked.ratio.has_value()) {
+    report["ratio"] = RatioReport(*asked.ratio, result.row_bits);
+    report["row_bits_histogram"] = Histogram(result.row_bits);
+  } else {
+    report["levels_histogram"] = Histogram(result.levels);
+  }
   report["column_loss"] = DescribeColumnLosses(result.column_loss);
   if (!result.uniform_column_loss.empty()) {
     // Of every column in the pass that uniform_loss is of.
@@ -142,11 +198,12 @@ std::string Report(const quant::QuantizedResult& result,
     report["uniform_column_loss"] =
         DescribeColumnLosses(result.uniform_column_loss);
   }
-  report["scope"] = share.has_value() ? "model" : "layer";
-  report["asked_bits"] = options.bits;
-  if (share.has_value()) {
-    report["sensitivity"] = share->sensitivity;
-    report["predicted_loss"] = share->allocation.loss;
+  report["scope"] =
+      asked.share.has_value() || asked.ratio.has_value() ? "model" : "layer";
+  report["asked_bits"] = asked.bits;
+  if (asked.share.has_value()) {
+    report["sensitivity"] = asked.share->sensitivity;
+    report["predicted_loss"] = asked.share->allocation.loss;
   }
   return report.dump();
 }
@@ -173,10 +230,12 @@ absl::StatusOr<TaskResult> ExecuteQuantize(const TaskContext& context) {
                                  parameters.linear()));
   BW_ASSIGN_OR_RETURN(quant::QuantizeOptions options,
                       ToOptions(parameters.method()));
-  BW_ASSIGN_OR_RETURN(std::optional<AllocatedLinear> share,
-                      ReadShare(context, spec.name));
+  Asked asked{.method = parameters.method().method()};
+  BW_ASSIGN_OR_RETURN(asked.share, ReadShare(context, spec.name));
   options.device = context.model->QuantizerDevice();
-  if (share.has_value()) options.bits = share->allocation.bits;
+  if (asked.share.has_value()) options.bits = asked.share->allocation.bits;
+  asked.bits = options.bits;
+  BW_ASSIGN_OR_RETURN(asked.ratio, ReadRatio(context, spec, &options));
   BW_ASSIGN_OR_RETURN(std::vector<float> hessian, ReduceShards(context, spec));
   context.control->SetFraction(0.1);
   BW_RETURN_IF_ERROR(context.control->Check());
@@ -207,11 +266,11 @@ absl::StatusOr<TaskResult> ExecuteQuantize(const TaskContext& context) {
   Summarize(*quantized, uniform_loss, linear.CodeBitsPerWeight(), &result);
   result.outputs.push_back(
       {.name = "linear",
-       .bytes = SerializeLinearBlob(
-           {.name = spec.name,
-            .linear = linear,
-            .report = Report(*quantized, linear, options, has_hessian,
-                             uniform_loss, share)})});
+       .bytes =
+           SerializeLinearBlob({.name = spec.name,
+                                .linear = linear,
+                                .report = Report(*quantized, linear, asked,
+                                                 has_hessian, uniform_loss)})});
   return result;
 }
 

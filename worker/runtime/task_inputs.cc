@@ -17,6 +17,24 @@ namespace bitwright {
 static_assert(std::endian::native == std::endian::little,
               "blobs are written from memory as it is");
 
+namespace {
+
+// A number that a blob's metadata must have.
+template <typename Number, bool (*Parse)(absl::string_view, Number*)>
+absl::StatusOr<Number> MetadataOf(const SafetensorsFile& file,
+                                  const std::string& input,
+                                  const std::string& key) {
+  Number value{};
+  const auto it = file.metadata().find(key);
+  if (it == file.metadata().end() || !Parse(it->second, &value)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("input ", input, " does not say its ", key));
+  }
+  return value;
+}
+
+}  // namespace
+
 std::vector<std::string> InputsWithPrefix(const v1::Action& action,
                                           absl::string_view prefix) {
   std::vector<std::string> names;
@@ -102,13 +120,19 @@ absl::StatusOr<TokenWindows> ReadWindows(const TaskContext& context,
 
 absl::StatusOr<model::HiddenStates> ReadStates(const TaskContext& context,
                                                const std::string& name) {
+  return ReadStates(context, name, /*input=*/name);
+}
+
+absl::StatusOr<model::HiddenStates> ReadStates(const TaskContext& context,
+                                               const std::string& name,
+                                               const std::string& input) {
   BW_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file,
-                      OpenInput(context, name));
+                      OpenInput(context, input));
   BW_ASSIGN_OR_RETURN(const TensorInfo* info, file->Require(name));
   const int64_t width = context.model->config().hidden_size;
   if (info->shape.size() != 3 || info->shape[2] != width) {
     return absl::InvalidArgumentError(
-        absl::StrCat("input ", name, " has shape ", ShapeString(info->shape),
+        absl::StrCat("input ", input, " has shape ", ShapeString(info->shape),
                      ", not [sequences, seqlen, ", width, "]"));
   }
   model::HiddenStates states{.sequences = info->shape[0],
@@ -151,6 +175,18 @@ absl::StatusOr<std::vector<double>> ReadDoubles(
   std::vector<double> values(bytes.size() / sizeof(double));
   std::memcpy(values.data(), bytes.data(), bytes.size());
   return values;
+}
+
+absl::StatusOr<int64_t> IntegerOf(const SafetensorsFile& file,
+                                  const std::string& input,
+                                  const std::string& key) {
+  return MetadataOf<int64_t, absl::SimpleAtoi<int64_t>>(file, input, key);
+}
+
+absl::StatusOr<double> DoubleOf(const SafetensorsFile& file,
+                                const std::string& input,
+                                const std::string& key) {
+  return MetadataOf<double, absl::SimpleAtod>(file, input, key);
 }
 
 absl::string_view BytesOf(const std::vector<double>& values) {

@@ -53,13 +53,25 @@ struct TokenWindows {
 absl::StatusOr<TokenWindows> ReadWindows(const TaskContext& context,
                                          int64_t shard, int64_t shards);
 
-// An F32 tensor [sequences, seqlen, width] as a blob of one tensor that is
-// called as the blob is: "hidden" or "gradient".
+// An F32 tensor [sequences, seqlen, width] as a blob of one tensor, "hidden" or
+// "gradient". The input is called as the tensor is, or `input`.
 absl::StatusOr<model::HiddenStates> ReadStates(const TaskContext& context,
                                                const std::string& name);
+absl::StatusOr<model::HiddenStates> ReadStates(const TaskContext& context,
+                                               const std::string& name,
+                                               const std::string& input);
 absl::StatusOr<TaskOutput> WriteStates(const TaskContext& context,
                                        const std::string& name,
                                        const model::HiddenStates& states);
+
+// A number that the metadata of input `input` must have. INVALID_ARGUMENT names
+// both.
+absl::StatusOr<int64_t> IntegerOf(const SafetensorsFile& file,
+                                  const std::string& input,
+                                  const std::string& key);
+absl::StatusOr<double> DoubleOf(const SafetensorsFile& file,
+                                const std::string& input,
+                                const std::string& key);
 
 // The bytes of values, as safetensors has them (little-endian).
 absl::string_view BytesOf(const std::vector<float>& values);

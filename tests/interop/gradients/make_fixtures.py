@@ -14,7 +14,9 @@ NAME.gradients.safetensors, the gradients of the summed negative log-likelihood
 of NAME.safetensors' tokens, each sequence's tokens 1 .. given what precedes
 them. `boundary.B` F32 [sequences, seqlen, width]: in what enters block B, and
 in what leaves the last one. `LINEAR` F64 [rows]: for each linear of the blocks
-the sum over all tokens of the squared gradient in its output.
+the sum over all tokens of the squared gradient in its output. `LINEAR.fisher`
+F64 [rows]: the sum over all sequences, each on its own, and over the weights of
+a row of the squared gradient in the weight.
 """
 import argparse
 import pathlib
@@ -40,6 +42,27 @@ def keep_input_gradient(kept, name):
     return hook
 
 
+def nll(model, tokens):
+    logits = model(tokens, use_cache=False).logits
+    return torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
+
+
+def row_fisher(model, decoder, prefix, tokens):
+    linears = {f"{prefix}.layers.{b}.{name}": module
+               for b, layer in enumerate(decoder.layers)
+               for name, module in layer.named_modules()
+               if isinstance(module, torch.nn.Linear)}
+    sums = {}
+    for sequence in tokens:
+        model.zero_grad()
+        nll(model, sequence[None]).backward()
+        for name, module in linears.items():
+            squares = module.weight.grad.double().square().sum(1)
+            sums[f"{name}.fisher"] = sums.get(f"{name}.fisher", 0) + squares
+    return sums
+
+
 def make(directory):
     stored = load_file(directory.with_suffix(".safetensors"))
     tokens = stored["tokens"].long()
@@ -62,15 +85,14 @@ def make(directory):
 
     logits = model(tokens, use_cache=False).logits
     assert (logits - stored["logits"]).abs().max() < 1e-5, directory
-    torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(),
-        reduction="sum").backward()
+    nll(model, tokens).backward()
 
     width = model.config.hidden_size
     out = {f"boundary.{b}": x.grad.reshape(*tokens.shape, width).contiguous()
            for b, x in boundaries.items()}
     for name, y in outputs.items():
         out[name] = y.grad.flatten(0, -2).double().square().sum(0)
+    out |= row_fisher(model, decoder, prefix, tokens)
     save_file(out, directory.with_suffix(".gradients.safetensors"),
               metadata={"transformers": transformers.__version__,
                         "torch": torch.__version__})

@@ -1,3 +1,4 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -6,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "server/planner/planner.h"
 
 namespace bitwright {
@@ -138,6 +140,98 @@ TEST(ResolveSpec, PlanKeepsOnlyWhatItReads) {
   EXPECT_FALSE(ResolveSpec(spec, Model()).ok());
   spec.mutable_method()->set_scope(v1::SCOPE_MODEL);
   EXPECT_TRUE(ResolveSpec(spec, Model()).ok());
+}
+
+v1::JobSpec Ratio() {
+  v1::JobSpec spec = Minimal();
+  spec.mutable_method()->set_method(v1::METHOD_RATIO);
+  spec.mutable_method()->set_bits(2.3);
+  return spec;
+}
+
+TEST(ResolveSpec, RatioHasTheDefaultsOfThePaper) {
+  const absl::StatusOr<v1::JobSpec> spec = ResolveSpec(Ratio(), Model());
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  const v1::RatioSpec& ratio = spec->method().ratio();
+  EXPECT_EQ(ratio.bits_normal(), 2);
+  EXPECT_EQ(ratio.bits_high(), 3);
+  EXPECT_EQ(std::vector<double>(ratio.ratios().begin(), ratio.ratios().end()),
+            (std::vector<double>{0.02, 0.05, 0.1, 0.15, 0.2}));
+  EXPECT_EQ(ratio.interactions(), v1::INTERACTIONS_ALL);
+  EXPECT_EQ(ratio.estimate(), v1::ESTIMATE_GRAM);
+  EXPECT_EQ(spec->method().budget(), v1::BUDGET_CODES);
+  EXPECT_EQ(spec->method().refine_sweeps(), 0);
+  const absl::StatusOr<v1::JobSpec> again = ResolveSpec(*spec, Model());
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->SerializeAsString(), spec->SerializeAsString());
+  // The paper's estimate knows blocks only.
+  v1::JobSpec paper = Ratio();
+  paper.mutable_method()->mutable_ratio()->set_estimate(v1::ESTIMATE_PAPER);
+  EXPECT_EQ(ResolveSpec(paper, Model())->method().ratio().interactions(),
+            v1::INTERACTIONS_BLOCK);
+}
+
+// Nothing should run for hours before the solver says so.
+TEST(ResolveSpec, ARatioBudgetOutOfReachNamesBothLimits) {
+  for (double bits : {2.01, 2.9}) {
+    v1::JobSpec spec = Ratio();
+    spec.mutable_method()->set_bits(bits);
+    const absl::Status status = ResolveSpec(spec, Model()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bits;
+    EXPECT_THAT(std::string(status.message()),
+                testing::ContainsRegex("between 2\\.[0-9]+ and 2\\.[0-9]+"));
+  }
+}
+
+struct RatioCase {
+  std::string field;
+  std::function<void(v1::MethodSpec*)> spoil;
+};
+
+TEST(ResolveSpec, NamesEveryBadFieldOfARatio) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const std::vector<RatioCase> cases = {
+      {"method.ratio.bits_normal",
+       [](auto* m) { m->mutable_ratio()->set_bits_normal(8); }},
+      {"method.ratio.bits_high",
+       [](auto* m) { m->mutable_ratio()->set_bits_high(2); }},
+      {"method.ratio.bits_high",
+       [](auto* m) { m->mutable_ratio()->set_bits_high(9); }},
+      {"method.ratio.ratios[0]",
+       [](auto* m) { m->mutable_ratio()->add_ratios(0); }},
+      {"method.ratio.ratios[0]",
+       [nan](auto* m) { m->mutable_ratio()->add_ratios(nan); }},
+      {"method.ratio.ratios[1]",
+       [](auto* m) {
+         m->mutable_ratio()->add_ratios(0.2);
+         m->mutable_ratio()->add_ratios(0.1);
+       }},
+      {"method.ratio.ratios",
+       [](auto* m) {
+         for (int i = 1; i < 66; ++i) m->mutable_ratio()->add_ratios(i / 100.0);
+       }},
+      {"method.ratio.interactions",
+       [](auto* m) {
+         m->mutable_ratio()->set_estimate(v1::ESTIMATE_PAPER);
+         m->mutable_ratio()->set_interactions(v1::INTERACTIONS_ALL);
+       }},
+      {"method.ratio",
+       [](auto* m) {
+         m->mutable_ratio();
+         m->set_method(v1::METHOD_BAQ);
+       }},
+      {"method.scope", [](auto* m) { m->set_scope(v1::SCOPE_MODEL); }},
+      {"method.symmetric", [](auto* m) { m->set_symmetric(true); }},
+      {"method.mse_clip", [](auto* m) { m->set_mse_clip(true); }},
+  };
+  for (const RatioCase& bad : cases) {
+    v1::JobSpec spec = Ratio();
+    bad.spoil(spec.mutable_method());
+    const absl::Status status = ResolveSpec(spec, Model()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad.field;
+    EXPECT_THAT(std::string(status.message()),
+                testing::HasSubstr(absl::StrCat("spec.", bad.field, " is")));
+  }
 }
 
 struct BadCase {

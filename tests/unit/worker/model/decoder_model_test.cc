@@ -236,6 +236,43 @@ TEST(DecoderModelTest, LargeVocabulariesMatchFloat64) {
   }
 }
 
+// ‖logits − logits'‖² without the logits.
+TEST(DecoderModelTest, TheVocabularysGramMeasuresChangesOfTheLogits) {
+  for (const char* name :
+       {"llama_plain", "opt_before", "opt_after_projected"}) {
+    SCOPED_TRACE(name);
+    const Fixture fixture(name);
+    const DecoderModel& model = *fixture.model;
+    const HiddenStates before = fixture.Embed();
+    HiddenStates after = before;
+    ASSERT_TRUE(model.RunBlock(0, nullptr, &after, nullptr).ok());
+    const std::vector<float> logits = Must(model.Logits(before));
+    const std::vector<float> changed = Must(model.Logits(after));
+    double expected = 0;
+    for (size_t i = 0; i < logits.size(); ++i) {
+      const double move = double{changed[i]} - logits[i];
+      expected += move * move;
+    }
+    const HiddenStates x = Must(model.HeadInputs(before));
+    const HiddenStates y = Must(model.HeadInputs(after));
+    const std::vector<double> gram = Must(model.VocabularyGram());
+    const int64_t n = x.width;
+    ASSERT_EQ(static_cast<int64_t>(gram.size()), n * n);
+    ASSERT_EQ(static_cast<int64_t>(x.data.size()), x.sequences * x.seqlen * n);
+    double measured = 0;
+    for (size_t at = 0; at < x.data.size(); at += n) {
+      for (int64_t i = 0; i < n; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+          measured += (double{y.data[at + i]} - x.data[at + i]) *
+                      gram[i * n + j] *
+                      (double{y.data[at + j]} - x.data[at + j]);
+        }
+      }
+    }
+    EXPECT_NEAR(measured / expected, 1, 1e-5);
+  }
+}
+
 TEST(DecoderModelTest, EveryLinearOfTheBlockIsAskedForOnce) {
   const Fixture fixture("llama_gqa_bias_bf16");
   std::vector<std::string> asked, expected;

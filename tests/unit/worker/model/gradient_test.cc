@@ -48,9 +48,9 @@ Chain RunChain(const DecoderModel& model, const std::vector<int32_t>& tokens,
   chain.gradients[blocks] =
       Must(model.NllGradient(chain.states[blocks], tokens));
   for (int64_t b = blocks - 1; b >= 0; --b) {
-    std::vector<OutputSensitivity> sums =
-        Must(model.BackpropBlock(b, nullptr, chain.states[b],
-                                 chain.gradients[b + 1], &chain.gradients[b]));
+    std::vector<OutputSensitivity> sums = Must(
+        model.BackpropBlock(b, nullptr, chain.states[b], chain.gradients[b + 1],
+                            &chain.gradients[b], Sensitivity::kWeights));
     chain.sensitivities.insert(chain.sensitivities.begin(), sums.begin(),
                                sums.end());
   }
@@ -84,6 +84,7 @@ void ExpectSame(const std::vector<OutputSensitivity>& a,
   for (size_t i = 0; i < a.size(); ++i) {
     EXPECT_EQ(a[i].linear, b[i].linear);
     EXPECT_EQ(a[i].squares, b[i].squares) << a[i].linear;
+    EXPECT_EQ(a[i].fisher, b[i].fisher) << a[i].linear;
   }
 }
 
@@ -112,7 +113,10 @@ TEST_P(AutogradTest, BoundariesAndSensitivitiesAgree) {
   for (const OutputSensitivity& s : chain.sensitivities) {
     const double error = WorstError(s.squares, Stored(*file, s.linear));
     EXPECT_LE(error, 2e-5) << s.linear;
-    worst = std::max(worst, error);
+    const double fisher_error =
+        WorstError(s.fisher, Stored(*file, s.linear + ".fisher"));
+    EXPECT_LE(fisher_error, 2e-5) << s.linear << ".fisher";
+    worst = std::max({worst, error, fisher_error});
     names.push_back(s.linear);
   }
   EXPECT_EQ(names, expected);
@@ -180,6 +184,7 @@ TEST_P(BackpropTest, BytesDoNotDependOnTheBatch) {
     for (size_t l = 0; s > 0 && l < sums.size(); ++l) {
       for (size_t r = 0; r < sums[l].squares.size(); ++r) {
         sums[l].squares[r] += one.sensitivities[l].squares[r];
+        sums[l].fisher[r] += one.sensitivities[l].fisher[r];
       }
     }
   }
@@ -189,18 +194,29 @@ TEST_P(BackpropTest, BytesDoNotDependOnTheBatch) {
 TEST_P(BackpropTest, TheInputGradientMayReplaceTheOutputsOrBeLeftOut) {
   const Chain chain = RunChain(model(), tokens_, kSequences, kSeqlen);
   HiddenStates gradient = chain.gradients[1];
-  auto sums =
-      model().BackpropBlock(0, nullptr, chain.states[0], gradient, nullptr);
+  auto sums = model().BackpropBlock(0, nullptr, chain.states[0], gradient,
+                                    nullptr, Sensitivity::kWeights);
   ASSERT_TRUE(sums.ok()) << sums.status();
   EXPECT_TRUE(SameBytes(gradient, chain.gradients[1]));
   const std::vector<OutputSensitivity> first_block(
       chain.sensitivities.begin(), chain.sensitivities.begin() + sums->size());
   ExpectSame(*sums, first_block);
-  sums =
-      model().BackpropBlock(0, nullptr, chain.states[0], gradient, &gradient);
+  sums = model().BackpropBlock(0, nullptr, chain.states[0], gradient, &gradient,
+                               Sensitivity::kWeights);
   ASSERT_TRUE(sums.ok()) << sums.status();
   EXPECT_TRUE(SameBytes(gradient, chain.gradients[0]));
   ExpectSame(*sums, first_block);
+}
+
+TEST_P(BackpropTest, WeightsAreSummedOnlyWhenAskedFor) {
+  const Chain chain = RunChain(model(), tokens_, kSequences, kSeqlen);
+  const auto sums = model().BackpropBlock(0, nullptr, chain.states[0],
+                                          chain.gradients[1], nullptr);
+  ASSERT_TRUE(sums.ok()) << sums.status();
+  for (size_t l = 0; l < sums->size(); ++l) {
+    EXPECT_EQ((*sums)[l].squares, chain.sensitivities[l].squares);
+    EXPECT_THAT((*sums)[l].fisher, testing::IsEmpty());
+  }
 }
 
 TEST_P(BackpropTest, TheLastPositionPredictsNothing) {

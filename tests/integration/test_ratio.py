@@ -1,0 +1,149 @@
+"""The layer-wise ratio method, end to end, through the real binaries."""
+
+import json
+import signal
+import subprocess
+import time
+
+import harness
+from harness import BIN, CALIBRATION, HELDOUT, LLAMA, OPT, QUICK, tree_digest
+from test_model_scope import Server
+
+# What runs over the text, and what is measured of the output.
+MEASURING = ("prepare", "forward", "gradient", "response")
+RATIO = ["--method", "ratio", "--bits", "2.2"]
+
+
+class RatioTest(harness.TestCase):
+
+    def small(self):
+        """A model and a calibration of a few seconds a job."""
+        model = harness.random_llama(self.scratch / "model", blocks=3)
+        tokens = harness.random_tokens(self.scratch / "tokens.safetensors", 8 * 64)
+        return [model, "--tokens", tokens, "--nsamples", "8", "--seqlen", "64"]
+
+    def phases(self, job, *server):
+        """{kind: (total, cached)} of a job."""
+        found = json.loads(self.bitwright("job", job, "--json", *server).stdout)
+        return {phase["kind"].removeprefix("TASK_KIND_").lower(): (phase["total"], phase["cached"])
+                for phase in found["phases"]}
+
+    def layers(self, out):
+        return json.loads(self.bitwright("inspect", out, "--json").stdout)["layers"]
+
+    def test_budget_is_met_and_the_rows_are_those_of_the_report(self):
+        for model in (LLAMA, OPT):
+            out = self.scratch / model.name
+            result = self.quantize(model, out, *QUICK, *RATIO)
+            self.assertLessEqual(result["bits_per_weight"]["codes"], 2.2)
+            self.assertGreater(result["bits_per_weight"]["codes"], 2.1)
+            self.assertGreater(result["ratio"]["objective"], 0)
+            self.bitwright("verify", out)
+            shares = set()
+            for layer in self.layers(out):
+                report = layer["report"]
+                bits = {int(b): n for b, n in report["row_bits_histogram"].items()}
+                self.assertEqual(set(bits), {2, 3}, layer["name"])
+                self.assertEqual(bits[3], report["ratio"]["high_rows"])
+                rows = bits[2] + bits[3]
+                self.assertEqual(bits[3], round(report["ratio"]["share"] * rows))
+                shares.add(report["ratio"]["share"])
+            self.assertGreater(len(shares), 1, "every linear has one ratio")
+            self.assertIn("%", self.bitwright("inspect", out).stdout)
+
+    def test_dense_and_native_are_the_same_model(self):
+        out, dense = self.scratch / "native", self.scratch / "dense"
+        self.quantize(LLAMA, out, *QUICK, "--method", "ratio", "--group-size", "32",
+                      "--bits-high", "16", "--bits", "2.9")
+        self.bitwright("verify", out)
+        self.bitwright("export", out, "--format", "dense", "-o", dense)
+        text = [HELDOUT, "--seqlen", "128"]
+        self.assertEqual(self.evaluate(out, *text)["perplexity"],
+                         self.evaluate(dense, *text)["perplexity"])
+
+    def test_another_budget_solves_again_without_a_forward_pass(self):
+        server = Server(self)
+        at = ["--server", server.address]
+        parallel = [*QUICK, "--method", "ratio", "--pipeline", "parallel", *at]
+        first = self.quantize(LLAMA, self.scratch / "a", *parallel, "--bits", "2.2")
+        other = self.quantize(LLAMA, self.scratch / "b", *parallel, "--bits", "2.12")
+        self.assertNotEqual(first["ratio"]["bits"], other["ratio"]["bits"])
+        phases = self.phases(other["job"], *at)
+        for kind in MEASURING:
+            self.assertEqual(*phases[kind], kind)
+        self.assertEqual(phases["solve"], (1, 0))
+
+    def test_three_workers_make_what_one_makes(self):
+        model, *text = self.small()
+        outs = []
+        for workers in (1, 3):
+            server = Server(self, workers, f"of{workers}")
+            out = self.scratch / f"out{workers}"
+            self.quantize(model, out, *text, *RATIO, "--server", server.address)
+            outs.append(tree_digest(out))
+            server.stop()
+        self.assertEqual(*outs)
+
+    def test_a_worker_killed_in_each_phase_changes_nothing(self):
+        model, *text = self.small()
+        want = self.scratch / "want"
+        self.quantize(model, want, *text, *RATIO)
+        for kind in ("FORWARD", "GRADIENT", "RESPONSE", "SOLVE", "QUANTIZE"):
+            with self.subTest(kind):
+                out = self.scratch / kind
+                server = Server(self, 2, f"service-{kind}")
+                at = ["--server", server.address]
+                client = subprocess.Popen(
+                    [str(BIN / "bitwright"), "quantize", str(model), "-o", str(out), "--json",
+                     *map(str, text), *RATIO, *at],
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                self.wait_for_phase(kind, at, client)
+                victim = server.processes[1]
+                victim.send_signal(signal.SIGKILL)
+                victim.wait()
+                server.start_worker("after")
+                output, errors = client.communicate(timeout=300)
+                self.assertEqual(client.returncode, 0, errors)
+                self.assertEqual(tree_digest(want), tree_digest(out))
+                server.stop()
+
+    def wait_for_phase(self, kind, at, client):
+        """Until a task of the kind runs or has run."""
+        until = time.monotonic() + 120
+        while time.monotonic() < until and client.poll() is None:
+            jobs = json.loads(self.bitwright("jobs", "--json", *at).stdout)
+            for job in jobs["jobs"] if isinstance(jobs, dict) else jobs:
+                found = json.loads(self.bitwright("job", job["name"], "--json", *at).stdout)
+                for phase in found.get("phases", []):
+                    if phase["kind"] == f"TASK_KIND_{kind}" and (
+                            phase.get("running", 0) or phase.get("done", 0)):
+                        return
+            time.sleep(0.02)
+
+    def test_bad_options_are_refused_and_nothing_is_written(self):
+        for options, word in (
+                (["--bits", "2.2", "--bits-normal", "3", "--bits-high", "3"], "bits_high"),
+                (["--bits", "2.2", "--ratios", "0.2,0.1"], "ratios"),
+                (["--bits", "2.2", "--ratios", "0,0.1"], "ratios"),
+                (["--bits", "2.2", "--ratios", "0.1,1"], "ratios"),
+                (["--bits", "2.2", "--estimate", "paper", "--interactions", "all"],
+                 "interactions"),
+                (["--bits", "2.0001"], "between 2.02562 and 2.20484"),
+                (["--bits", "3.5"], "between 2.02562 and 2.20484")):
+            out = self.scratch / "out"
+            result = self.bitwright("quantize", LLAMA, "-o", out, *QUICK, "--method", "ratio",
+                                    *options, code=3)
+            self.assertIn(word, result.stderr.replace("-", "_"), options)
+            self.assertFalse(out.exists())
+
+    def test_the_papers_estimate(self):
+        model, *text = self.small()
+        out = self.scratch / "out"
+        result = self.quantize(model, out, *text, *RATIO, "--estimate", "paper", "--ratios", "0.05,0.2")
+        self.assertLessEqual(result["bits_per_weight"]["codes"], 2.2)
+        self.assertTrue(result["ratio"]["optimal"])  # Blocks only: exact.
+        self.bitwright("verify", out)
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,130 @@
+// The graph of a ratio job (math.md §4).
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "server/planner/planner.h"
+#include "tests/unit/server/planner/plan_test_util.h"
+
+namespace bitwright {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+v1::JobSpec Ratio(const ModelConfig& config,
+                  v1::Estimate estimate = v1::ESTIMATE_GRAM) {
+  v1::JobSpec spec = Spec(config);
+  spec.mutable_model()->clear_files();
+  spec.mutable_method()->Clear();
+  spec.mutable_method()->set_method(v1::METHOD_RATIO);
+  spec.mutable_method()->set_bits(2.3);
+  for (double ratio : {0.1, 0.3}) {
+    spec.mutable_method()->mutable_ratio()->add_ratios(ratio);
+  }
+  spec.mutable_method()->mutable_ratio()->set_estimate(estimate);
+  absl::StatusOr<v1::JobSpec> resolved = ResolveSpec(spec, config);
+  EXPECT_TRUE(resolved.ok()) << resolved.status();
+  *resolved->mutable_model()->add_files() = Spec(config).model().files(0);
+  return *resolved;
+}
+
+std::map<v1::TaskKind, int> Count(const Plan& plan) {
+  std::map<v1::TaskKind, int> counts;
+  for (const PlannedTask& task : plan.tasks) ++counts[task.action.kind()];
+  return counts;
+}
+
+TEST(PlanRatio, RespondsThenSolvesThenQuantizes) {
+  const ModelConfig config = Model(2);
+  const Plan plan = PlanJob(Ratio(config), config);
+  const std::string q = BlockLinears(config, 1)[0].name;
+  EXPECT_EQ(Describe(Find(plan, absl::StrCat("response-", q, "-1"))),
+            absl::StrCat("response-", q,
+                         "-1: fisher.0000=gradient-1-0/fisher, "
+                         "fisher.0001=gradient-1-1/fisher, "
+                         "hidden.0000=forward-full-1-0/hidden, "
+                         "hidden.0001=forward-full-1-1/hidden, "
+                         "output.0000=forward-full-2-0/hidden, "
+                         "output.0001=forward-full-2-1/hidden"));
+  const v1::ResponseParameters& response =
+      Find(plan, absl::StrCat("response-", q, "-1")).action.response();
+  EXPECT_EQ(response.block(), 1);
+  EXPECT_EQ(response.linear(), q);
+  EXPECT_EQ(response.ratio(), 0.3);
+  EXPECT_EQ(response.bits_normal(), 2);
+  EXPECT_EQ(response.bits_high(), 3);
+  EXPECT_THAT(Describe(Find(plan, "solve")),
+              HasSubstr(absl::StrCat("response.", q, ".0001=response-", q,
+                                     "-1/response")));
+  const std::string quantize = Describe(Find(plan, "quantize-" + q));
+  EXPECT_THAT(quantize, HasSubstr("hessian.0000=forward-1-0/hessian"));
+  EXPECT_THAT(quantize, HasSubstr("fisher.0001=gradient-1-1/fisher"));
+  EXPECT_THAT(quantize, HasSubstr("solution=solve/solution"));
+  EXPECT_TRUE(Find(plan, "gradient-0-1").action.gradient().fisher());
+  // 12 linears at 2 ratios; no pairs.
+  const std::map<v1::TaskKind, int> counts = Count(plan);
+  EXPECT_EQ(counts.at(v1::TASK_KIND_RESPONSE), 24);
+  EXPECT_EQ(counts.at(v1::TASK_KIND_SOLVE), 1);
+}
+
+TEST(PlanRatio, ThePapersEstimateHasPairsWithinBlocks) {
+  const ModelConfig config = Model(2);
+  const Plan plan = PlanJob(Ratio(config, v1::ESTIMATE_PAPER), config);
+  // 2 blocks, 15 pairs of 6 linears, 2 ratios of the first.
+  EXPECT_EQ(Count(plan).at(v1::TASK_KIND_RESPONSE), 24 + 60);
+  const std::string q = BlockLinears(config, 0)[0].name;
+  const std::string k = BlockLinears(config, 0)[1].name;
+  const v1::ResponseParameters& pair =
+      Find(plan, absl::StrCat("response-", q, "-0-", k)).action.response();
+  EXPECT_EQ(pair.ratio(), 0.1);
+  EXPECT_EQ(pair.partner(), k);
+  EXPECT_THAT(pair.partner_ratios(), ElementsAre(0.1, 0.3));
+  EXPECT_THAT(Describe(Find(plan, "solve")),
+              HasSubstr(absl::StrCat("pair.", q, ".0000.", k, "=response-", q,
+                                     "-0-", k, "/response")));
+}
+
+TEST(PlanRatio, EveryInputComesFromAnEarlierTask) {
+  const ModelConfig config = Model(3);
+  for (v1::Pipeline pipeline :
+       {v1::PIPELINE_SEQUENTIAL, v1::PIPELINE_PARALLEL}) {
+    v1::JobSpec spec = Ratio(config, v1::ESTIMATE_PAPER);
+    spec.set_pipeline(pipeline);
+    std::set<std::string> keys;
+    for (const PlannedTask& task : PlanJob(spec, config).tasks) {
+      for (const PlannedInput& input : task.inputs) {
+        EXPECT_TRUE(input.task.empty() || keys.count(input.task))
+            << task.key << " reads " << input.task;
+      }
+      EXPECT_TRUE(keys.insert(task.key).second) << task.key;
+    }
+  }
+}
+
+// Another budget is solved again; nothing that runs the model before it is.
+TEST(PlanRatio, OnlyTheSolverReadsTheBudget) {
+  const ModelConfig config = Model(2);
+  v1::JobSpec spec = Ratio(config), other = spec;
+  other.mutable_method()->set_bits(2.4);
+  other.mutable_method()->mutable_ratio()->set_interactions(
+      v1::INTERACTIONS_NONE);
+  const Plan plan = PlanJob(spec, config), changed = PlanJob(other, config);
+  std::set<std::string> different;
+  for (const PlannedTask& task : plan.tasks) {
+    if (ActionDigest(task.action) !=
+        ActionDigest(Find(changed, task.key).action)) {
+      different.insert(task.key);
+    }
+  }
+  EXPECT_THAT(different, ElementsAre("finalize", "solve"));
+}
+
+}  // namespace
+}  // namespace bitwright
