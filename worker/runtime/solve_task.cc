@@ -74,8 +74,24 @@ absl::StatusOr<Responses> ReadResponses(const TaskContext& context,
   return responses;
 }
 
+// Clears negative eigenvalues, and scales rows and columns so that the
+// diagonal, which is exact where the rest is estimated, stays as it is.
+void MakePsd(int64_t n, std::vector<double>* m) {
+  const std::vector<double> before = *m;
+  quant::ProjectToPsd(n, m);
+  std::vector<double> scale(n, 1.0);
+  for (int64_t i = 0; i < n; ++i) {
+    const double projected = (*m)[i * n + i];
+    if (projected > 0) scale[i] = std::sqrt(before[i * n + i] / projected);
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) (*m)[i * n + j] *= scale[i] * scale[j];
+    (*m)[i * n + i] = before[i * n + i];
+  }
+}
+
 // Sets the entries between options of two linears of a block by differences
-// of the loss, and clears the negative eigenvalues of the block.
+// of the loss.
 absl::Status AddPairs(const TaskContext& context,
                       const std::vector<LinearSpec>& linears,
                       const Responses& responses, int options, size_t first,
@@ -108,7 +124,7 @@ absl::Status AddPairs(const TaskContext& context,
       block[i * size + j] = (*m)[(at + i) * n + at + j];
     }
   }
-  quant::ProjectToPsd(static_cast<int64_t>(size), &block);
+  MakePsd(static_cast<int64_t>(size), &block);
   for (size_t i = 0; i < size; ++i) {
     for (size_t j = 0; j < size; ++j) {
       (*m)[(at + i) * n + at + j] = block[i * size + j];
