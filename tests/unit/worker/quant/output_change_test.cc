@@ -114,7 +114,9 @@ TEST(OutputChangeTest, SketchesKeepLengthsAndNearlyProducts) {
               limit);
 }
 
-TEST(OutputChangeTest, BytesDependOnNeitherThreadsNorPieces) {
+// At the same pieces: a BLAS may sum rows at another place of a matrix in another
+// order.
+TEST(OutputChangeTest, BytesDoNotDependOnThreads) {
   const Vocabulary vocabulary(40, 16, 4);
   const auto metric = OutputMetric::Create(vocabulary.gram, 16);
   ASSERT_TRUE(metric.ok()) << metric.status();
@@ -125,7 +127,7 @@ TEST(OutputChangeTest, BytesDependOnNeitherThreadsNorPieces) {
     SetThreads(threads);
     OutputChange change(&*metric, size / 16);
     const absl::Span<const float> b(before), a(after);
-    const size_t cut = 16 * 100 * threads;
+    const size_t cut = 16 * 100;
     ASSERT_TRUE(change.Add(b.subspan(0, cut), a.subspan(0, cut)).ok());
     ASSERT_TRUE(change.Add(b.subspan(cut), a.subspan(cut)).ok());
     if (threads == 1) sketch = change.Sketch();
