@@ -64,9 +64,9 @@ class RatioTest(harness.TestCase):
     def test_another_budget_solves_again_without_a_forward_pass(self):
         server = Server(self)
         at = ["--server", server.address]
-        parallel = [*QUICK, "--method", "ratio", "--pipeline", "parallel", *at]
-        first = self.quantize(LLAMA, self.scratch / "a", *parallel, "--bits", "2.2")
-        other = self.quantize(LLAMA, self.scratch / "b", *parallel, "--bits", "2.12")
+        parallel = [*self.small(), "--method", "ratio", "--pipeline", "parallel", *at]
+        first = self.quantize(parallel[0], self.scratch / "a", *parallel[1:], "--bits", "2.2")
+        other = self.quantize(parallel[0], self.scratch / "b", *parallel[1:], "--bits", "2.12")
         self.assertNotEqual(first["ratio"]["bits"], other["ratio"]["bits"])
         phases = self.phases(other["job"], *at)
         for kind in MEASURING:
