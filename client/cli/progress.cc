@@ -25,7 +25,7 @@ std::string ShortName(absl::string_view name, absl::string_view prefix) {
 
 // Rough cost of one task relative to the others: an evaluation runs every
 // block, a forward two of them.
-double Weight(v1::TaskKind kind, int blocks) {
+double Weight(v1::TaskKind kind, int blocks, const v1::JobSpec& spec) {
   switch (kind) {
     case v1::TASK_KIND_FORWARD:
       return 3;
@@ -35,6 +35,15 @@ double Weight(v1::TaskKind kind, int blocks) {
       return std::max(1, blocks);
     case v1::TASK_KIND_RESPONSE:  // From its block on: half of them.
       return 2 * std::max(1, blocks);
+    case v1::TASK_KIND_RECONSTRUCT: {
+      // An iteration is a forward and a backward of its windows.
+      const v1::HybridSpec& hybrid = spec.method().ratio().hybrid();
+      const v1::CalibrationSpec& calibration = spec.calibration();
+      const double windows = static_cast<double>(calibration.nsamples()) /
+                             std::max(1, calibration.shards());
+      return 3.0 * hybrid.iterations() * hybrid.batch() /
+             std::max(1.0, windows);
+    }
     default:
       return 1;
   }
@@ -65,7 +74,7 @@ JobProgress MeasureProgress(const v1::Job& job) {
   double done = 0, total = 0;
   std::vector<std::string> running;
   for (const v1::PhaseProgress& phase : job.phases()) {
-    const double weight = Weight(phase.kind(), blocks);
+    const double weight = Weight(phase.kind(), blocks, job.spec());
     done += weight * phase.done();
     total += weight * phase.total();
     progress.total += phase.total();

@@ -5,6 +5,67 @@
 
 namespace bitwright {
 
+namespace {
+
+// A flag whose value is set where it is given.
+template <typename Value>
+CLI::Option* AddField(CLI::Option_group* group, const char* flag,
+                      v1::HybridSpec* spec, void (v1::HybridSpec::*set)(Value),
+                      const char* text) {
+  return group->add_option_function<Value>(
+      flag, [spec, set](const Value& value) { (spec->*set)(value); }, text);
+}
+
+void AddHybridOptions(CLI::App* command, v1::HybridSpec* spec) {
+  using Spec = v1::HybridSpec;
+  CLI::Option_group* group =
+      command->add_option_group("With --quantizer hybrid");
+  AddField(group, "--iterations", spec, &Spec::set_iterations,
+           "Iterations for each block [5000]");
+  AddField(group, "--batch", spec, &Spec::set_batch,
+           "Calibration windows an iteration [1]");
+  AddField(group, "--patience", spec, &Spec::set_patience,
+           "Iterations without a gain of 0.1 % after which a block is done; 0: "
+           "never [1000]");
+  AddField(group, "--round-lr", spec, &Spec::set_round_rate,
+           "Learning rate of the roundings of the rows at the higher bits "
+           "[0.001]");
+  AddField(group, "--clip-lr", spec, &Spec::set_clip_rate,
+           "Learning rate of the other rows' clipping [0.01]");
+  AddField(group, "--round-l2", spec, &Spec::set_round_decay,
+           "L2 on the roundings' parameters [1e-5]");
+  AddField(group, "--round-weight", spec, &Spec::set_round_weight,
+           "Weight of the regulariser that makes roundings whole [10]");
+  AddField(group, "--gamma-first", spec, &Spec::set_gamma_first,
+           "Its exponent at first [20]");
+  AddField(group, "--gamma-last", spec, &Spec::set_gamma_last,
+           "and at last [2]");
+}
+
+absl::Status CheckHybrid(const SpecOptions& options) {
+  const v1::HybridSpec& spec = options.hybrid;
+  if (options.quantizer != "hybrid") {
+    if (spec.ByteSizeLong() == 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "--iterations, --batch, --patience, --round-lr, --clip-lr, --round-l2, "
+        "--round-weight, --gamma-first and --gamma-last go with --quantizer "
+        "hybrid");
+  }
+  if (spec.has_iterations() && spec.iterations() < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--iterations ", spec.iterations(),
+                     ": a block learns nothing in that many; give 1 or more"));
+  }
+  if (options.act_order || options.refine.value_or(0) > 0) {
+    return absl::InvalidArgumentError(
+        "--act-order and --refine go with error feedback; --quantizer hybrid "
+        "has none");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 void AddRatioOptions(CLI::App* command, SpecOptions* options) {
   CLI::Option_group* ratio = command->add_option_group("With --method ratio");
   ratio
@@ -31,18 +92,24 @@ void AddRatioOptions(CLI::App* command, SpecOptions* options) {
                    "gram: a forward for each linear and ratio; paper: one for "
                    "each pair within a block as well [gram]")
       ->check(CLI::IsMember({"gram", "paper"}));
+  ratio
+      ->add_option("--quantizer", options->quantizer,
+                   "gptq: error feedback, quick; hybrid: each block learns to "
+                   "give what it gave before [gptq]")
+      ->check(CLI::IsMember({"gptq", "hybrid"}));
+  AddHybridOptions(command, &options->hybrid);
 }
 
 absl::Status CheckRatio(const SpecOptions& options) {
   if (options.method != "ratio") {
     if (options.bits_normal == 0 && options.bits_high == 0 &&
         options.ratios.empty() && options.interactions.empty() &&
-        options.estimate.empty()) {
-      return absl::OkStatus();
+        options.estimate.empty() && options.quantizer.empty()) {
+      return CheckHybrid(options);
     }
     return absl::InvalidArgumentError(
-        "--bits-normal, --bits-high, --ratios, --interactions and --estimate "
-        "go with --method ratio");
+        "--bits-normal, --bits-high, --ratios, --interactions, --estimate and "
+        "--quantizer go with --method ratio");
   }
   const int normal = options.bits_normal == 0 ? 2 : options.bits_normal;
   if (options.bits_high != 0 && options.bits_high <= normal) {
@@ -65,7 +132,7 @@ absl::Status CheckRatio(const SpecOptions& options) {
         "--interactions all needs --estimate gram: the paper's estimate has no "
         "pairs across blocks");
   }
-  return absl::OkStatus();
+  return CheckHybrid(options);
 }
 
 void FillRatio(const SpecOptions& options, v1::RatioSpec* ratio) {
@@ -82,6 +149,12 @@ void FillRatio(const SpecOptions& options, v1::RatioSpec* ratio) {
         ParseEnum<v1::Estimate>(ParseName<v1::Estimate, v1::Estimate_Parse>,
                                 "ESTIMATE_", options.estimate));
   }
+  if (!options.quantizer.empty()) {
+    ratio->set_quantizer(
+        ParseEnum<v1::Quantizer>(ParseName<v1::Quantizer, v1::Quantizer_Parse>,
+                                 "QUANTIZER_", options.quantizer));
+  }
+  if (options.quantizer == "hybrid") *ratio->mutable_hybrid() = options.hybrid;
 }
 
 }  // namespace bitwright

@@ -41,7 +41,8 @@ struct SpecOptions {
   // Of --method ratio; 0 and empty: the server's defaults.
   int bits_normal = 0, bits_high = 0;
   std::vector<double> ratios;
-  std::string interactions, estimate;
+  std::string interactions, estimate, quantizer;
+  v1::HybridSpec hybrid;                // What was asked for.
   std::vector<std::string> evaluation;  // Text files.
   std::string evaluation_tokens;
   int evaluation_seqlen = 0;

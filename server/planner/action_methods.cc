@@ -50,6 +50,8 @@ v1::MethodSpec SolveMethod(const v1::MethodSpec& method) {
     kept.set_group_size(method.group_size());
   }
   *kept.mutable_ratio() = method.ratio();
+  kept.mutable_ratio()->clear_quantizer();
+  kept.mutable_ratio()->clear_hybrid();
   return kept;
 }
 

@@ -12,6 +12,7 @@
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "server/planner/action_methods.h"
 #include "server/planner/planner.h"
+#include "server/planner/task_keys.h"
 
 namespace bitwright {
 namespace {
@@ -28,38 +29,13 @@ constexpr int kGradientVersion = 1;
 constexpr int kAllocateVersion = 1;
 constexpr int kResponseVersion = 1;
 constexpr int kSolveVersion = 1;
+constexpr int kReconstructVersion = 1;
 
 // Windows of the evaluation text are cut into this many shards, always.
 constexpr int kEvaluationShards = 4;
 
-constexpr char kPrepare[] = "prepare";
-constexpr char kPrepareEvaluation[] = "prepare-evaluation";
-constexpr char kAllocate[] = "allocate";
-constexpr char kSolve[] = "solve";
-
 // Which weights the blocks before have.
 enum class Pass { kFull, kQuantized };
-
-std::string QuantizeKey(const std::string& linear) {
-  return absl::StrCat("quantize-", linear);
-}
-
-std::string MeasureKey(const std::string& linear) {
-  return absl::StrCat("measure-", linear);
-}
-
-std::string GradientKey(int64_t block, int shard) {
-  return absl::StrCat("gradient-", block, "-", shard);
-}
-
-std::string ResponseKey(const std::string& linear, int option) {
-  return absl::StrFormat("response-%s-%d", linear, option);
-}
-
-std::string PairKey(const std::string& linear, int option,
-                    const std::string& partner) {
-  return absl::StrFormat("response-%s-%d-%s", linear, option, partner);
-}
 
 PlannedInput FromTask(std::string name, std::string task, std::string output) {
   PlannedInput input;
@@ -80,7 +56,9 @@ class Planner {
                     spec.pipeline() == v1::PIPELINE_SEQUENTIAL),
         allocated_(spec.has_plan() || spec.method().scope() == v1::SCOPE_MODEL),
         ratio_(!spec.evaluate_only() &&
-               spec.method().method() == v1::METHOD_RATIO) {}
+               spec.method().method() == v1::METHOD_RATIO),
+        hybrid_(ratio_ &&
+                spec.method().ratio().quantizer() == v1::QUANTIZER_HYBRID) {}
 
   Plan Run() {
     const bool evaluate = spec_.has_evaluation();
@@ -94,7 +72,11 @@ class Planner {
         if (calibrated_) {
           AddForward(block, sequential_ ? Pass::kQuantized : Pass::kFull);
         }
-        AddQuantize(block);
+        if (hybrid_) {
+          AddReconstruct(block);
+        } else {
+          AddQuantize(block);
+        }
       }
       AddFinalize();
     }
@@ -145,11 +127,14 @@ class Planner {
     }
   }
 
-  // One "linear.<name>" for each linear of the block, from its quantize task.
+  // One "linear.<name>" for each linear of the block, from its quantize task
+  // or from the block's reconstruct task.
   void AddLinears(int64_t block, PlannedTask* task) const {
     for (const LinearSpec& linear : BlockLinears(config_, block)) {
-      task->inputs.push_back(FromTask(absl::StrCat("linear.", linear.name),
-                                      QuantizeKey(linear.name), "linear"));
+      std::string name = absl::StrCat("linear.", linear.name);
+      task->inputs.push_back(
+          hybrid_ ? FromTask(name, ReconstructKey(block), name)
+                  : FromTask(name, QuantizeKey(linear.name), "linear"));
     }
   }
 
@@ -175,7 +160,8 @@ class Planner {
       forward->set_shards(shards);
       // What entered a block at full precision is what its gradient needs,
       // whether this job or a later one takes it.
-      forward->set_last(quantized && block == config_.num_layers - 1);
+      forward->set_last(quantized && block == config_.num_layers - 1 &&
+                        !hybrid_);
       if (block == 0) {
         task->inputs.push_back(FromTask("windows", kPrepare, "windows"));
         continue;
@@ -383,6 +369,27 @@ class Planner {
     }
   }
 
+  void AddReconstruct(int64_t block) {
+    const Pass pass = sequential_ ? Pass::kQuantized : Pass::kFull;
+    PlannedTask* task = Add(ReconstructKey(block), v1::TASK_KIND_RECONSTRUCT,
+                            kReconstructVersion);
+    v1::ReconstructParameters* reconstruct = task->action.mutable_reconstruct();
+    reconstruct->set_block(static_cast<int32_t>(block));
+    reconstruct->set_group_size(spec_.method().group_size());
+    reconstruct->set_seed(spec_.calibration().seed());
+    *reconstruct->mutable_hybrid() = spec_.method().ratio().hybrid();
+    task->inputs.push_back(FromTask("solution", kSolve, "solution"));
+    AddFisher(block, task);
+    AddHessians(pass, block, task);
+    AddShards(
+        "hidden", "hidden",
+        [&](int shard) { return ForwardKey(pass, block, shard); }, task);
+    AddShards(
+        "target", "hidden",
+        [&](int shard) { return ForwardKey(Pass::kFull, block + 1, shard); },
+        task);
+  }
+
   void AddFinalize() {
     PlannedTask* task =
         Add("finalize", v1::TASK_KIND_FINALIZE, kFinalizeVersion);
@@ -418,6 +425,7 @@ class Planner {
   const bool sequential_;           // Hessians behind the quantized prefix.
   const bool allocated_;            // Over the whole model.
   const bool ratio_;                // A ratio of rows for each linear.
+  const bool hybrid_;               // Whose blocks are reconstructed.
   std::set<std::string> forwards_;  // Added already, by their first key.
   Plan plan_;
 };

@@ -7,6 +7,8 @@
 #include "common/base/digest.h"
 #include "common/base/status_macros.h"
 #include "server/planner/planner.h"
+#include "server/planner/resolve_ratio.h"
+#include "server/planner/spec_field.h"
 
 namespace bitwright {
 namespace {
@@ -17,17 +19,6 @@ constexpr int kDefaultShards = 4;
 constexpr int kMaxShards = 1024;
 constexpr double kDefaultDamping = 0.01;
 constexpr int kMaxRefineSweeps = 100;
-// math.md §4.
-constexpr int kDefaultBitsNormal = 2;
-constexpr double kDefaultRatios[] = {0.02, 0.05, 0.1, 0.15, 0.2};
-constexpr int kMaxRatios = 64;
-
-template <typename Value>
-absl::Status BadField(absl::string_view field, const Value& value,
-                      absl::string_view allowed) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("spec.", field, " is ", value, "; it must be ", allowed));
-}
 
 bool IsPresent(const v1::TextSource& source) {
   return source.texts_size() > 0 || source.has_tokens();
@@ -74,17 +65,6 @@ absl::StatusOr<int32_t> ResolveSeqlen(absl::string_view field, int32_t asked,
                      ", the model's largest context"));
   }
   return asked;
-}
-
-// `*value` of an enum with default `fallback` and values up to `last`.
-template <typename Enum>
-absl::StatusOr<Enum> ResolveEnum(absl::string_view field, Enum value,
-                                 Enum fallback, Enum last,
-                                 absl::string_view allowed) {
-  if (value == 0) return fallback;
-  if (value < 0 || value > last)
-    return BadField(field, static_cast<int>(value), allowed);
-  return value;
 }
 
 absl::Status CheckModelScope(const v1::MethodSpec& method) {
@@ -148,116 +128,6 @@ absl::Status CheckBits(absl::string_view field, double bits,
     return BadField(field, bits,
                     "a whole number for RTN and GPTQ; only BAQ, or GPTQ with "
                     "SCOPE_MODEL, takes fractions");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckRatios(const v1::RatioSpec& ratio) {
-  if (ratio.ratios_size() > kMaxRatios) {
-    return BadField("method.ratio.ratios",
-                    absl::StrCat("a list of ", ratio.ratios_size()),
-                    absl::StrCat("at most ", kMaxRatios, " ratios"));
-  }
-  for (int i = 0; i < ratio.ratios_size(); ++i) {
-    const std::string field = absl::StrCat("method.ratio.ratios[", i, "]");
-    if (!(ratio.ratios(i) > 0 && ratio.ratios(i) < 1)) {
-      return BadField(field, ratio.ratios(i), "above 0 and below 1");
-    }
-    if (i > 0 && ratio.ratios(i) <= ratio.ratios(i - 1)) {
-      return BadField(field, ratio.ratios(i), "above the one before it");
-    }
-  }
-  return absl::OkStatus();
-}
-
-// math.md §4: what a linear takes at one ratio, one flag bit a row included.
-double RatioBits(const LinearSpec& linear, const v1::RatioSpec& spec,
-                 double ratio) {
-  const double cols = static_cast<double>(linear.cols);
-  const double high = std::round(ratio * static_cast<double>(linear.rows));
-  return static_cast<double>(linear.rows) * (cols * spec.bits_normal() + 1) +
-         high * cols * (spec.bits_high() - spec.bits_normal());
-}
-
-// A budget of codes that no choice meets is refused before anything runs; what
-// a file takes, the solver knows.
-absl::Status CheckRatioBudget(const v1::MethodSpec& method,
-                              const ModelConfig& config) {
-  const v1::RatioSpec& spec = method.ratio();
-  if (method.budget() != v1::BUDGET_CODES) return absl::OkStatus();
-  double least = 0, most = 0, weights = 0;
-  for (int64_t block = 0; block < config.num_layers; ++block) {
-    for (const LinearSpec& linear : BlockLinears(config, block)) {
-      least += RatioBits(linear, spec, spec.ratios(0));
-      most += RatioBits(linear, spec, spec.ratios(spec.ratios_size() - 1));
-      weights += static_cast<double>(linear.rows * linear.cols);
-    }
-  }
-  if (method.bits() >= least / weights && method.bits() <= most / weights) {
-    return absl::OkStatus();
-  }
-  return BadField(
-      "method.bits", method.bits(),
-      absl::StrCat("between ", least / weights, " and ", most / weights,
-                   ", what this model takes with all linears at the smallest "
-                   "and at the largest of the ratios"));
-}
-
-// What the ratio method does not have.
-absl::Status CheckRatioMethod(const v1::MethodSpec& method) {
-  if (method.scope() == v1::SCOPE_MODEL) {
-    return BadField("method.scope", v1::Scope_Name(method.scope()),
-                    "SCOPE_LAYER for RATIO, whose solver spreads the bits over "
-                    "the model itself");
-  }
-  if (method.symmetric() || method.mse_clip()) {
-    return BadField(
-        method.symmetric() ? "method.symmetric" : "method.mse_clip", "true",
-        "false for RATIO: such grids are made for one number of levels");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ResolveRatio(v1::MethodSpec* method) {
-  if (method->method() != v1::METHOD_RATIO) {
-    if (!method->has_ratio()) return absl::OkStatus();
-    return BadField("method.ratio", "present", "absent unless for RATIO");
-  }
-  BW_RETURN_IF_ERROR(CheckRatioMethod(*method));
-  v1::RatioSpec* ratio = method->mutable_ratio();
-  if (ratio->bits_normal() == 0) ratio->set_bits_normal(kDefaultBitsNormal);
-  if (ratio->bits_normal() < 1 || ratio->bits_normal() > 7) {
-    return BadField("method.ratio.bits_normal", ratio->bits_normal(),
-                    "between 1 and 7");
-  }
-  if (ratio->bits_high() == 0) ratio->set_bits_high(ratio->bits_normal() + 1);
-  if (ratio->bits_high() <= ratio->bits_normal() ||
-      (ratio->bits_high() > 8 && ratio->bits_high() != 16)) {
-    return BadField(
-        "method.ratio.bits_high", ratio->bits_high(),
-        absl::StrCat("above bits_normal, which is ", ratio->bits_normal(),
-                     ", and at most 8, or 16"));
-  }
-  if (ratio->ratios().empty()) {
-    for (double value : kDefaultRatios) ratio->add_ratios(value);
-  }
-  BW_RETURN_IF_ERROR(CheckRatios(*ratio));
-  BW_ASSIGN_OR_RETURN(
-      v1::Estimate estimate,
-      ResolveEnum("method.ratio.estimate", ratio->estimate(), v1::ESTIMATE_GRAM,
-                  v1::ESTIMATE_PAPER, "GRAM or PAPER"));
-  ratio->set_estimate(estimate);
-  const bool paper = estimate == v1::ESTIMATE_PAPER;
-  BW_ASSIGN_OR_RETURN(
-      v1::Interactions interactions,
-      ResolveEnum("method.ratio.interactions", ratio->interactions(),
-                  paper ? v1::INTERACTIONS_BLOCK : v1::INTERACTIONS_ALL,
-                  v1::INTERACTIONS_UNIFORM, "NONE, BLOCK, ALL or UNIFORM"));
-  ratio->set_interactions(interactions);
-  if (paper && interactions == v1::INTERACTIONS_ALL) {
-    return BadField("method.ratio.interactions", "ALL",
-                    "NONE, BLOCK or UNIFORM for the PAPER estimate, which has "
-                    "no pairs across blocks");
   }
   return absl::OkStatus();
 }

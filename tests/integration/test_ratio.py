@@ -12,6 +12,7 @@ from test_model_scope import Server
 # What runs over the text, and what is measured of the output.
 MEASURING = ("prepare", "forward", "gradient", "response")
 RATIO = ["--method", "ratio", "--bits", "2.2"]
+HYBRID = [*RATIO, "--quantizer", "hybrid", "--iterations"]
 
 
 class RatioTest(harness.TestCase):
@@ -75,14 +76,63 @@ class RatioTest(harness.TestCase):
 
     def test_three_workers_make_what_one_makes(self):
         model, *text = self.small()
-        outs = []
+        outs = {}
         for workers in (1, 3):
             server = Server(self, workers, f"of{workers}")
-            out = self.scratch / f"out{workers}"
-            self.quantize(model, out, *text, *RATIO, "--server", server.address)
-            outs.append(tree_digest(out))
+            for name, options in (("gptq", RATIO), ("hybrid", [*HYBRID, "60"])):
+                out = self.scratch / f"{name}-of{workers}"
+                self.quantize(model, out, *text, *options, "--server", server.address)
+                outs.setdefault(name, []).append(tree_digest(out))
             server.stop()
-        self.assertEqual(*outs)
+        for name, digests in outs.items():
+            self.assertEqual(*digests, name)
+        self.assertNotEqual(outs["gptq"], outs["hybrid"])
+
+    def test_the_hybrid_quantizer_loses_less(self):
+        for model, group in ((LLAMA, "0"), (OPT, "32")):
+            rows = {}
+            for name, options in (("gptq", RATIO), ("hybrid", [*HYBRID, "400", "--batch", "2"])):
+                out = self.scratch / f"{name}-{group}"
+                rows[name] = self.quantize(model, out, *QUICK, *options, "--group-size", group,
+                                           "--eval", HELDOUT)
+                self.bitwright("verify", out)
+            self.assertEqual(rows["gptq"]["bits_per_weight"], rows["hybrid"]["bits_per_weight"])
+            self.assertLess(rows["hybrid"]["perplexity"]["after"], rows["gptq"]["perplexity"]["after"])
+            # Native and dense are one model.
+            dense = self.scratch / f"dense-{group}"
+            self.bitwright("export", out, "--format", "dense", "-o", dense)
+            self.assertEqual(self.evaluate(dense, HELDOUT, "--seqlen", "128")["perplexity"],
+                             rows["hybrid"]["perplexity"]["after"])
+            for layer in self.layers(out):
+                learned = layer["report"]["reconstruction"]
+                self.assertLess(learned["loss"], learned["first_loss"])
+                self.assertGreater(layer["report"]["loss"], 0)
+
+    def test_an_interrupted_reconstruction_goes_on_at_its_block(self):
+        server = Server(self)
+        at = ["--server", server.address]
+        model, *text = self.small()
+        hybrid = [*HYBRID, "60"]
+        want = self.scratch / "want"
+        self.quantize(model, want, *text, *hybrid)
+        client = subprocess.Popen(
+            [str(BIN / "bitwright"), "quantize", str(model), "-o", str(self.scratch / "out"),
+             "--json", *map(str, text), *hybrid, *at],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        job = self.wait_for_phase("RECONSTRUCT", at, client, done=1)
+        worker = server.processes[1]
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        self.assertGreater(self.reconstructed(job, at), 0)
+        server.start_worker("after")
+        output, errors = client.communicate(timeout=300)
+        self.assertEqual(client.returncode, 0, errors)
+        self.assertEqual(tree_digest(want), tree_digest(self.scratch / "out"))
+
+    def reconstructed(self, job, at):
+        found = json.loads(self.bitwright("job", job, "--json", *at).stdout)
+        return next(phase.get("done", 0) for phase in found["phases"]
+                    if phase["kind"] == "TASK_KIND_RECONSTRUCT")
 
     def test_a_worker_killed_in_each_phase_changes_nothing(self):
         model, *text = self.small()
@@ -107,17 +157,17 @@ class RatioTest(harness.TestCase):
                 self.assertEqual(tree_digest(want), tree_digest(out))
                 server.stop()
 
-    def wait_for_phase(self, kind, at, client):
-        """Until a task of the kind runs or has run."""
+    def wait_for_phase(self, kind, at, client, done=0):
+        """The job, once a task of the kind runs, or that many have run."""
         until = time.monotonic() + 120
         while time.monotonic() < until and client.poll() is None:
             jobs = json.loads(self.bitwright("jobs", "--json", *at).stdout)
             for job in jobs["jobs"] if isinstance(jobs, dict) else jobs:
                 found = json.loads(self.bitwright("job", job["name"], "--json", *at).stdout)
                 for phase in found.get("phases", []):
-                    if phase["kind"] == f"TASK_KIND_{kind}" and (
+                    if phase["kind"] == f"TASK_KIND_{kind}" and phase.get("done", 0) >= done and (
                             phase.get("running", 0) or phase.get("done", 0)):
-                        return
+                        return job["name"]
             time.sleep(0.02)
 
     def test_bad_options_are_refused_and_nothing_is_written(self):
@@ -128,6 +178,10 @@ class RatioTest(harness.TestCase):
                 (["--bits", "2.2", "--ratios", "0.1,1"], "ratios"),
                 (["--bits", "2.2", "--estimate", "paper", "--interactions", "all"],
                  "interactions"),
+                (["--bits", "2.2", "--quantizer", "hybrid", "--iterations", "0"], "iterations 0"),
+                (["--bits", "2.2", "--iterations", "9"], "quantizer hybrid"),
+                (["--bits", "2.2", "--quantizer", "hybrid", "--clip-lr", "0"], "clip_rate is 0"),
+                (["--bits", "2.2", "--quantizer", "hybrid", "--act-order"], "act_order"),
                 (["--bits", "2.0001"], "between 2.02562 and 2.20484"),
                 (["--bits", "3.5"], "between 2.02562 and 2.20484")):
             out = self.scratch / "out"

@@ -30,6 +30,11 @@ using CapturedInputs = std::array<at::Tensor, kBlockInputs>;
 using UseGradient = absl::FunctionRef<void(
     int64_t linear, const at::Tensor& input, const at::Tensor& gradient)>;
 
+// d(loss)/d(a block's output), [seqlen, width], asked for once. `output`
+// computes that output, for those who need it.
+using OutputGradient =
+    absl::FunctionRef<at::Tensor(absl::FunctionRef<at::Tensor()> output)>;
+
 class DecoderBlock {
  public:
   virtual ~DecoderBlock() = default;
@@ -40,15 +45,25 @@ class DecoderBlock {
   virtual at::Tensor Forward(const at::Tensor& x, CapturedInputs* captured,
                              bool need_output) const = 0;
 
-  // From `gradient`, d(loss)/d(Forward's output), [seqlen, width], to the one
-  // at x; runs forward first, keeping what it needs. Calls `use` once for each
-  // linear, in no stated order. Returns an undefined tensor unless
-  // `need_input`. Thread-safe. May throw what torch throws.
-  virtual at::Tensor Backward(const at::Tensor& x, const at::Tensor& gradient,
+  // From d(loss)/d(Forward's output) to the gradient at x; runs forward first,
+  // keeping what it needs. Calls `use` once for each linear, in no stated
+  // order. Returns an undefined tensor unless `need_input`. Thread-safe. May
+  // throw what torch throws.
+  virtual at::Tensor Backward(const at::Tensor& x, OutputGradient gradient,
                               bool need_input, UseGradient use) const = 0;
+
+  // The weight of linear `linear`, counted as BlockLinears does, [rows, cols]:
+  // what is put there is used from then on.
+  virtual at::Tensor& Weight(int64_t linear) = 0;
 };
 
 // Reads block `block`'s weights, for sequences of `seqlen` tokens.
+// INVALID_ARGUMENT unless the model has that block.
+absl::StatusOr<std::unique_ptr<DecoderBlock>> LoadBlock(
+    const ModelDirectory& directory, const at::Device& device,
+    const WeightOverride& weights, int64_t block, int64_t seqlen);
+
+// The families.
 absl::StatusOr<std::unique_ptr<DecoderBlock>> LoadLlamaBlock(
     const WeightReader& reader, const ModelConfig& config, int64_t block,
     int64_t seqlen);

@@ -93,16 +93,9 @@ struct DecoderModel::Impl {
 
   const ModelConfig& config() const { return directory->config(); }
 
-  absl::StatusOr<std::unique_ptr<DecoderBlock>> LoadBlock(
+  absl::StatusOr<std::unique_ptr<DecoderBlock>> Load(
       int64_t block, const WeightOverride& weights, int64_t seqlen) const {
-    if (block < 0 || block >= config().num_layers) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "block ", block, " of a model with ", config().num_layers));
-    }
-    const WeightReader reader(directory, device, &weights);
-    return config().family == ModelFamily::kOpt
-               ? LoadOptBlock(reader, config(), block)
-               : LoadLlamaBlock(reader, config(), block, seqlen);
+    return LoadBlock(*directory, device, weights, block, seqlen);
   }
 
   at::Tensor Sequence(const HiddenStates& states, int64_t i) const {
@@ -188,7 +181,8 @@ absl::Status DecoderModel::Impl::Backprop(const DecoderBlock& block,
                                           int64_t i, SquareSums* sums,
                                           HiddenStates* input_gradient) const {
   const at::Tensor d_input = block.Backward(
-      Sequence(input, i), Sequence(gradient, i), input_gradient != nullptr,
+      Sequence(input, i), [&](auto) { return Sequence(gradient, i); },
+      input_gradient != nullptr,
       [&](int64_t linear, const at::Tensor& x, const at::Tensor& g) {
         sums->Use(linear, x, g);
       });
@@ -232,7 +226,9 @@ absl::StatusOr<std::string> ResolveDevice(const std::string& device) {
   return name;
 }
 
-const ModelConfig& DecoderModel::config() const { return impl_->config(); }
+const ModelDirectory& DecoderModel::directory() const {
+  return *impl_->directory;
+}
 const std::string& DecoderModel::device() const { return impl_->device_name; }
 
 absl::StatusOr<HiddenStates> DecoderModel::Embed(
@@ -262,7 +258,7 @@ absl::Status DecoderModel::RunBlock(int64_t block,
   BW_RETURN_IF_ERROR(CheckBatch(config(), *states));
   return CatchTorch(absl::StrCat("block ", block), [&]() -> absl::Status {
     BW_ASSIGN_OR_RETURN(auto loaded,
-                        impl_->LoadBlock(block, weights, states->seqlen));
+                        impl_->Load(block, weights, states->seqlen));
     if (hessians == nullptr) {
       return impl_->Run(*loaded, *states, states, nullptr);
     }
@@ -283,7 +279,7 @@ absl::StatusOr<std::vector<HessianSum>> DecoderModel::BlockHessians(
   BW_RETURN_IF_ERROR(
       CatchTorch(absl::StrCat("block ", block), [&]() -> absl::Status {
         BW_ASSIGN_OR_RETURN(auto loaded,
-                            impl_->LoadBlock(block, weights, states.seqlen));
+                            impl_->Load(block, weights, states.seqlen));
         BW_ASSIGN_OR_RETURN(
             HessianSums sums,
             HessianSums::Create(config(), block, impl_->device));
@@ -381,7 +377,7 @@ absl::StatusOr<std::vector<OutputSensitivity>> DecoderModel::BackpropBlock(
   BW_RETURN_IF_ERROR(CatchTorch(
       absl::StrCat("gradient of block ", block), [&]() -> absl::Status {
         BW_ASSIGN_OR_RETURN(auto loaded,
-                            impl_->LoadBlock(block, weights, input.seqlen));
+                            impl_->Load(block, weights, input.seqlen));
         if (input_gradient != nullptr && input_gradient != &gradient) {
           *input_gradient = {input.sequences, input.seqlen, input.width, {}};
           input_gradient->data.resize(input.data.size());

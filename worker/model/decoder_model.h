@@ -111,7 +111,8 @@ class DecoderModel {
   DecoderModel(const DecoderModel&) = delete;
   DecoderModel& operator=(const DecoderModel&) = delete;
 
-  const ModelConfig& config() const;
+  const ModelDirectory& directory() const;
+  const ModelConfig& config() const { return directory().config(); }
   int64_t num_blocks() const { return config().num_layers; }
   // What it runs on: "cpu" or "cuda".
   const std::string& device() const;

@@ -20,8 +20,9 @@ class LlamaBlock : public DecoderBlock {
 
   at::Tensor Forward(const at::Tensor& x, CapturedInputs* captured,
                      bool need_output) const override;
-  at::Tensor Backward(const at::Tensor& x, const at::Tensor& gradient,
+  at::Tensor Backward(const at::Tensor& x, OutputGradient gradient,
                       bool need_input, UseGradient use) const override;
+  at::Tensor& Weight(int64_t linear) override;
 
  private:
   // What the first half of the block computes, up to the second's input. q and
@@ -31,7 +32,7 @@ class LlamaBlock : public DecoderBlock {
   };
   Attended Attend(const at::Tensor& x) const;
   // From the gradient at the block's output to the one at a.middle.
-  at::Tensor MlpBackward(const Attended& a, const at::Tensor& gradient,
+  at::Tensor MlpBackward(const Attended& a, OutputGradient gradient,
                          UseGradient use) const;
 
   int64_t heads_ = 0, kv_heads_ = 0, head_dim_ = 0, window_ = 0;
@@ -99,12 +100,15 @@ at::Tensor LlamaBlock::Forward(const at::Tensor& x, CapturedInputs* captured,
 }
 
 at::Tensor LlamaBlock::MlpBackward(const Attended& a,
-                                   const at::Tensor& gradient,
+                                   OutputGradient gradient_at,
                                    UseGradient use) const {
   const at::Tensor gate = gate_(a.mlp_in);
   const at::Tensor activated = at::silu(gate);
   const at::Tensor up = up_(a.mlp_in);
-  use(kDown, activated * up, gradient);
+  const at::Tensor mlp_out = activated * up;
+  const at::Tensor gradient =
+      gradient_at([&] { return a.middle + down_(mlp_out); });
+  use(kDown, mlp_out, gradient);
   const at::Tensor d_mlp_out = down_.Backward(gradient);
   const at::Tensor d_up = d_mlp_out * activated;
   use(kUp, a.mlp_in, d_up);
@@ -114,7 +118,12 @@ at::Tensor LlamaBlock::MlpBackward(const Attended& a,
                         a.middle, gate_.Backward(d_gate) + up_.Backward(d_up));
 }
 
-at::Tensor LlamaBlock::Backward(const at::Tensor& x, const at::Tensor& gradient,
+at::Tensor& LlamaBlock::Weight(int64_t linear) {
+  LinearWeights* const all[] = {&q_, &k_, &v_, &o_, &gate_, &up_, &down_};
+  return all[linear]->weight;
+}
+
+at::Tensor LlamaBlock::Backward(const at::Tensor& x, OutputGradient gradient,
                                 bool need_input, UseGradient use) const {
   const Attended a = Attend(x);
   const at::Tensor d_middle = MlpBackward(a, gradient, use);

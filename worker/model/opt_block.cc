@@ -10,7 +10,7 @@
 namespace bitwright::model {
 namespace {
 
-enum Linear { kQ, kK, kV, kOut, kFc1, kFc2 };  // As BlockLinears.
+enum Place { kQuery, kKey, kValue, kOut, kFc1, kFc2 };  // As BlockLinears.
 
 class OptBlock : public DecoderBlock {
  public:
@@ -19,8 +19,9 @@ class OptBlock : public DecoderBlock {
 
   at::Tensor Forward(const at::Tensor& x, CapturedInputs* captured,
                      bool need_output) const override;
-  at::Tensor Backward(const at::Tensor& x, const at::Tensor& gradient,
+  at::Tensor Backward(const at::Tensor& x, OutputGradient gradient,
                       bool need_input, UseGradient use) const override;
+  at::Tensor& Weight(int64_t linear) override;
 
  private:
   // What the first half of the block computes, up to the second's input.
@@ -31,7 +32,7 @@ class OptBlock : public DecoderBlock {
   };
   Attended Attend(const at::Tensor& x) const;
   // From the gradient at the block's output to the one at a.residual.
-  at::Tensor MlpBackward(const Attended& a, const at::Tensor& gradient,
+  at::Tensor MlpBackward(const Attended& a, OutputGradient gradient,
                          UseGradient use) const;
   at::Tensor Activate(const at::Tensor& x) const {
     return gelu_ ? at::gelu(x) : at::relu(x);
@@ -96,14 +97,15 @@ at::Tensor OptBlock::Forward(const at::Tensor& x, CapturedInputs* captured,
   return norm_before_ ? out : mlp_norm_.Layer(out);
 }
 
-at::Tensor OptBlock::MlpBackward(const Attended& a, const at::Tensor& gradient,
+at::Tensor OptBlock::MlpBackward(const Attended& a, OutputGradient gradient_at,
                                  UseGradient use) const {
   const at::Tensor hidden = fc1_(a.mlp_in);
   const at::Tensor mlp_out = Activate(hidden);
+  const auto sum = [&] { return a.middle + fc2_(mlp_out); };
+  const at::Tensor gradient = gradient_at(
+      [&] { return norm_before_ ? sum() : mlp_norm_.Layer(sum()); });
   const at::Tensor d_out =
-      norm_before_
-          ? gradient
-          : mlp_norm_.LayerBackward(a.middle + fc2_(mlp_out), gradient);
+      norm_before_ ? gradient : mlp_norm_.LayerBackward(sum(), gradient);
   use(kFc2, mlp_out, d_out);
   const at::Tensor d_mlp_out = fc2_.Backward(d_out);
   const at::Tensor d_hidden =
@@ -116,7 +118,12 @@ at::Tensor OptBlock::MlpBackward(const Attended& a, const at::Tensor& gradient,
              : attention_norm_.LayerBackward(a.residual, d_out + d_mlp_in);
 }
 
-at::Tensor OptBlock::Backward(const at::Tensor& x, const at::Tensor& gradient,
+at::Tensor& OptBlock::Weight(int64_t linear) {
+  LinearWeights* const all[] = {&q_, &k_, &v_, &out_, &fc1_, &fc2_};
+  return all[linear]->weight;
+}
+
+at::Tensor OptBlock::Backward(const at::Tensor& x, OutputGradient gradient,
                               bool need_input, UseGradient use) const {
   const Attended a = Attend(x);
   const at::Tensor d_residual = MlpBackward(a, gradient, use);
@@ -125,9 +132,9 @@ at::Tensor OptBlock::Backward(const at::Tensor& x, const at::Tensor& gradient,
       a.q, a.k, a.v, /*window=*/0, out_.Backward(d_residual));
   const at::Tensor d_q = d.q.flatten(1), d_k = d.k.flatten(1),
                    d_v = d.v.flatten(1);
-  use(kQ, a.attn_in, d_q);
-  use(kK, a.attn_in, d_k);
-  use(kV, a.attn_in, d_v);
+  use(kQuery, a.attn_in, d_q);
+  use(kKey, a.attn_in, d_k);
+  use(kValue, a.attn_in, d_v);
   if (!need_input) return at::Tensor();
   const at::Tensor d_attn_in =
       q_.Backward(d_q) + k_.Backward(d_k) + v_.Backward(d_v);

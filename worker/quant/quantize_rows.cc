@@ -21,20 +21,6 @@ int64_t RowFileBits(int64_t columns, int64_t groups, int bits) {
   return kByte + kRange * groups + kByte * ((columns * bits + 7) / kByte);
 }
 
-absl::Status CheckBits(absl::Span<const uint8_t> row_bits, int64_t rows) {
-  if (static_cast<int64_t>(row_bits.size()) != rows) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(row_bits.size(), " row bits for ", rows, " rows"));
-  }
-  for (size_t r = 0; r < row_bits.size(); ++r) {
-    const int bits = row_bits[r];
-    if (bits == kF16Bits || (bits >= 1 && bits <= kMaxCodeBits)) continue;
-    return absl::InvalidArgumentError(absl::StrCat(
-        "row ", r, " has ", bits, " bits; 1 to 8 and 16 are possible"));
-  }
-  return absl::OkStatus();
-}
-
 // The rows that have codes, as a problem of their own.
 struct CodedRows {
   std::vector<int64_t> rows;
@@ -92,12 +78,26 @@ void Scatter(const CodedRows& coded, QuantizedResult part,
 
 }  // namespace
 
+absl::Status CheckRowBits(absl::Span<const uint8_t> row_bits, int64_t rows) {
+  if (static_cast<int64_t>(row_bits.size()) != rows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(row_bits.size(), " row bits for ", rows, " rows"));
+  }
+  for (size_t r = 0; r < row_bits.size(); ++r) {
+    const int bits = row_bits[r];
+    if (bits == kF16Bits || (bits >= 1 && bits <= kMaxCodeBits)) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "row ", r, " has ", bits, " bits; 1 to 8 and 16 are possible"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckRowBits(const LinearProblem& problem,
                           const QuantizeOptions& options) {
   if (options.method != Method::kGptq) {
     return absl::InvalidArgumentError("bits by rows are for gptq only");
   }
-  return CheckBits(options.row_bits, problem.rows);
+  return CheckRowBits(options.row_bits, problem.rows);
 }
 
 bool HasF16Rows(absl::Span<const uint8_t> row_bits) {
@@ -173,10 +173,49 @@ int64_t RowBitsFileBits(int64_t rows, int64_t columns, int64_t groups,
          high_rows * RowFileBits(columns, groups, bits_high);
 }
 
+absl::StatusOr<QuantizedResult> DescribeCodes(const LinearProblem& problem,
+                                              std::vector<uint8_t> row_bits,
+                                              int64_t group_size,
+                                              GivenCodes given) {
+  BW_RETURN_IF_ERROR(CheckRowBits(row_bits, problem.rows));
+  BW_ASSIGN_OR_RETURN(const HessianView h,
+                      HessianView::Create(problem.hessian, problem.columns));
+  QuantizedResult out;
+  out.rows = problem.rows;
+  out.columns = problem.columns;
+  out.group_size = group_size > 0 ? group_size : problem.columns;
+  out.groups = (problem.columns + out.group_size - 1) / out.group_size;
+  const size_t ranges = static_cast<size_t>(problem.rows * out.groups);
+  if (given.range_min.size() != ranges || given.range_max.size() != ranges ||
+      given.codes.size() != static_cast<size_t>(out.rows * out.columns)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(given.codes.size(), " codes on ", given.range_min.size(),
+                     " ranges for [", out.rows, ", ", out.columns, "] with ",
+                     out.groups, " ranges a row"));
+  }
+  out.row_bits = std::move(row_bits);
+  out.range_min = std::move(given.range_min);
+  out.range_max = std::move(given.range_max);
+  out.codes = std::move(given.codes);
+  out.order.resize(out.columns);
+  std::iota(out.order.begin(), out.order.end(), 0);
+  KeepF16Rows(problem, out.row_bits, h, out);
+  CountRowBits(out);
+  const std::vector<float> decoded = DequantizeResult(out);
+  out.loss = QuadraticLoss(problem.weight, decoded.data(), out.rows, h);
+  out.column_loss.assign(out.columns, 0);
+  for (int64_t i = 0; i < out.rows * out.columns; ++i) {
+    const double error = static_cast<double>(problem.weight[i]) - decoded[i];
+    const int64_t j = i % out.columns;
+    out.column_loss[j] += 0.5 * h.At(j, j) * error * error;
+  }
+  return out;
+}
+
 absl::StatusOr<std::vector<float>> RoundRows(
     const float* weight, int64_t rows, int64_t columns, int64_t group_size,
     absl::Span<const uint8_t> row_bits) {
-  BW_RETURN_IF_ERROR(CheckBits(row_bits, rows));
+  BW_RETURN_IF_ERROR(CheckRowBits(row_bits, rows));
   const std::vector<uint16_t> levels = RowLevels(row_bits);
   BW_ASSIGN_OR_RETURN(
       const Grid grid,

@@ -23,8 +23,9 @@ namespace bitwright::quant {
 // Bits of a row whose values are kept in F16.
 inline constexpr int kF16Bits = 16;
 
-// INVALID_ARGUMENT unless there is one count for each row, each 1..8 or 16, and
-// the method is gptq.
+// INVALID_ARGUMENT unless there is one count for each row, each 1..8 or 16.
+absl::Status CheckRowBits(absl::Span<const uint8_t> row_bits, int64_t rows);
+// And unless the method is gptq.
 absl::Status CheckRowBits(const LinearProblem& problem,
                           const QuantizeOptions& options);
 
@@ -46,6 +47,19 @@ void PlaceF16Rows(const QuantizedResult& result, std::vector<float>& weight);
 // bits and the others `bits_normal`, all its tensors together.
 int64_t RowBitsFileBits(int64_t rows, int64_t columns, int64_t groups,
                         int64_t high_rows, int bits_normal, int bits_high);
+
+// Codes [rows, columns] on ranges [rows, groups] that were found otherwise.
+struct GivenCodes {
+  std::vector<float> range_min, range_max;
+  std::vector<uint8_t> codes;
+};
+// Them as QuantizeLinear would have given them, with their losses on the
+// problem's Hessian: column_loss is ½ H_jj ‖w_j − ŵ_j‖², as of rounding to
+// nearest. INVALID_ARGUMENT for sizes that do not fit, or as in HessianView.
+absl::StatusOr<QuantizedResult> DescribeCodes(const LinearProblem& problem,
+                                              std::vector<uint8_t> row_bits,
+                                              int64_t group_size,
+                                              GivenCodes given);
 
 // [rows, columns] rounded to nearest at bits by rows, without any Hessian: what
 // a reader of the file would decode. INVALID_ARGUMENT as in QuantizeLinear.

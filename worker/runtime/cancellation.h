@@ -10,8 +10,12 @@
 #define BITWRIGHT_WORKER_RUNTIME_CANCELLATION_H_
 
 #include <atomic>
+#include <string>
+#include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 
 namespace bitwright {
 
@@ -31,10 +35,23 @@ class TaskControl {
     fraction_.store(fraction, std::memory_order_relaxed);
   }
   double fraction() const { return fraction_.load(std::memory_order_relaxed); }
+  // For people, e.g. "iteration 500 of 5000, loss 0.0123": logged with the
+  // heartbeat.
+  void SetNote(std::string note) {
+    absl::MutexLock lock(&mutex_);
+    note_ = std::move(note);
+  }
+  // The last note, once.
+  std::string TakeNote() {
+    absl::MutexLock lock(&mutex_);
+    return std::exchange(note_, std::string());
+  }
 
  private:
   std::atomic<bool> cancelled_ = false;
   std::atomic<double> fraction_ = 0;
+  absl::Mutex mutex_;
+  std::string note_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace bitwright

@@ -26,6 +26,8 @@ absl::StatusOr<TaskResult> ExecuteTask(const TaskContext& context) {
       return ExecuteResponse(context);
     case v1::TASK_KIND_SOLVE:
       return ExecuteSolve(context);
+    case v1::TASK_KIND_RECONSTRUCT:
+      return ExecuteReconstruct(context);
     default:
       return absl::UnimplementedError(absl::StrCat(
           "this worker does not know tasks of kind ", context.action->kind(),

@@ -10,7 +10,7 @@
 // number of threads: nothing here knows the time, the machine or the server.
 // One file per kind: prepare_task.cc, forward_task.cc, quantize_task.cc,
 // evaluate_task.cc, finalize_task.cc, measure_task.cc, gradient_task.cc,
-// allocate_task.cc, response_task.cc, solve_task.cc.
+// allocate_task.cc, response_task.cc, solve_task.cc, reconstruct_task.cc.
 #ifndef BITWRIGHT_WORKER_RUNTIME_EXECUTOR_H_
 #define BITWRIGHT_WORKER_RUNTIME_EXECUTOR_H_
 
@@ -91,6 +91,7 @@ absl::StatusOr<TaskResult> ExecuteGradient(const TaskContext& context);
 absl::StatusOr<TaskResult> ExecuteAllocate(const TaskContext& context);
 absl::StatusOr<TaskResult> ExecuteResponse(const TaskContext& context);
 absl::StatusOr<TaskResult> ExecuteSolve(const TaskContext& context);
+absl::StatusOr<TaskResult> ExecuteReconstruct(const TaskContext& context);
 
 }  // namespace bitwright
 

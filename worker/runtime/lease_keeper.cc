@@ -81,6 +81,9 @@ bool LeaseKeeper::RenewOnce() {
       lease->set_task(key.first);
       lease->set_lease_epoch(key.second);
       lease->set_fraction_done(control->fraction());
+      if (const std::string note = control->TakeNote(); !note.empty()) {
+        spdlog::info("{}: {}", key.first, note);
+      }
     }
   }
   const absl::StatusOr<v1::RenewLeasesResponse> response =

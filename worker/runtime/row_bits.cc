@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/file.h"
 #include "common/base/status_macros.h"
 #include "worker/quant/ratio_solver.h"
 #include "worker/runtime/task_inputs.h"
@@ -53,6 +54,19 @@ std::vector<uint8_t> RowBits(absl::Span<const double> scores, double ratio,
     bits[order[i]] = static_cast<uint8_t>(bits_high);
   }
   return bits;
+}
+
+absl::StatusOr<ChosenRows> ReadChosenRows(const TaskContext& context,
+                                          const LinearSpec& linear) {
+  BW_ASSIGN_OR_RETURN(std::string path, context.inputs->Path("solution"));
+  BW_ASSIGN_OR_RETURN(std::string text, ReadFile(path));
+  BW_ASSIGN_OR_RETURN(const ChosenRatio ratio,
+                      FindInSolution(text, linear.name));
+  BW_ASSIGN_OR_RETURN(const std::vector<double> scores,
+                      ReadRowScores(context, linear));
+  return ChosenRows{
+      .ratio = ratio,
+      .bits = RowBits(scores, ratio.ratio, ratio.bits_normal, ratio.bits_high)};
 }
 
 }  // namespace bitwright

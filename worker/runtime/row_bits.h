@@ -16,6 +16,7 @@
 #include "absl/types/span.h"
 #include "common/checkpoint/model_config.h"
 #include "worker/runtime/executor.h"
+#include "worker/runtime/solution_blob.h"
 
 namespace bitwright {
 
@@ -28,6 +29,14 @@ absl::StatusOr<std::vector<double>> ReadRowScores(const TaskContext& context,
 // ones the first; `bits_normal` for the others.
 std::vector<uint8_t> RowBits(absl::Span<const double> scores, double ratio,
                              int bits_normal, int bits_high);
+
+// What the input "solution" gives a linear.
+struct ChosenRows {
+  ChosenRatio ratio;
+  std::vector<uint8_t> bits;  // [rows]
+};
+absl::StatusOr<ChosenRows> ReadChosenRows(const TaskContext& context,
+                                          const LinearSpec& linear);
 
 }  // namespace bitwright
 

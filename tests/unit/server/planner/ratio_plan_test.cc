@@ -126,5 +126,107 @@ TEST(PlanRatio, OnlyTheSolverReadsTheBudget) {
   EXPECT_THAT(different, ElementsAre("finalize", "solve"));
 }
 
+v1::JobSpec Hybrid(const ModelConfig& config, v1::Pipeline pipeline) {
+  v1::JobSpec spec = Ratio(config);
+  spec.mutable_model()->clear_files();
+  spec.set_pipeline(pipeline);
+  spec.mutable_method()->mutable_ratio()->set_quantizer(v1::QUANTIZER_HYBRID);
+  absl::StatusOr<v1::JobSpec> resolved = ResolveSpec(spec, config);
+  EXPECT_TRUE(resolved.ok()) << resolved.status();
+  *resolved->mutable_model()->add_files() = Spec(config).model().files(0);
+  return *resolved;
+}
+
+TEST(PlanRatio, TheHybridQuantizerReconstructsBlocks) {
+  const ModelConfig config = Model(2);
+  const Plan plan = PlanJob(Hybrid(config, v1::PIPELINE_SEQUENTIAL), config);
+  EXPECT_EQ(Describe(Find(plan, "reconstruct-1")),
+            "reconstruct-1: fisher.0000=gradient-1-0/fisher, "
+            "fisher.0001=gradient-1-1/fisher, "
+            "hessian.0000=forward-1-0/hessian, "
+            "hessian.0001=forward-1-1/hessian, "
+            "hidden.0000=forward-1-0/hidden, "
+            "hidden.0001=forward-1-1/hidden, "
+            "solution=solve/solution, "
+            "target.0000=forward-full-2-0/hidden, "
+            "target.0001=forward-full-2-1/hidden");
+  // Its input is kept although no block comes after it.
+  EXPECT_FALSE(Find(plan, "forward-1-0").action.forward().last());
+  const std::string q = BlockLinears(config, 0)[0].name;
+  const std::string linear =
+      absl::StrCat("linear.", q, "=reconstruct-0/linear.", q);
+  EXPECT_THAT(Describe(Find(plan, "forward-1-0")), HasSubstr(linear));
+  EXPECT_THAT(Describe(Find(plan, "finalize")), HasSubstr(linear));
+  const auto counts = Count(plan);
+  EXPECT_EQ(counts.at(v1::TASK_KIND_RECONSTRUCT), 2);
+  EXPECT_EQ(counts.count(v1::TASK_KIND_QUANTIZE), 0);
+  const v1::HybridSpec& spec =
+      Find(plan, "reconstruct-1").action.reconstruct().hybrid();
+  EXPECT_EQ(spec.iterations(), 5000);
+  EXPECT_EQ(spec.gamma_first(), 20);
+}
+
+TEST(PlanRatio, ReconstructionInTheParallelPipelineReadsTheFullPass) {
+  const ModelConfig config = Model(2);
+  const std::string described = Describe(Find(
+      PlanJob(Hybrid(config, v1::PIPELINE_PARALLEL), config), "reconstruct-1"));
+  EXPECT_THAT(described, HasSubstr("hidden.0000=forward-1-0/hidden"));
+  EXPECT_THAT(described, HasSubstr("target.0000=forward-2-0/hidden"));
+}
+
+// The quantizer is no part of what comes before it.
+TEST(PlanRatio, BothQuantizersShareTheSolution) {
+  const ModelConfig config = Model(2);
+  const Plan hybrid = PlanJob(Hybrid(config, v1::PIPELINE_SEQUENTIAL), config);
+  const Plan gptq = PlanJob(Ratio(config), config);
+  for (const PlannedTask& task : gptq.tasks) {
+    const v1::TaskKind kind = task.action.kind();
+    if (kind != v1::TASK_KIND_SOLVE && kind != v1::TASK_KIND_RESPONSE &&
+        kind != v1::TASK_KIND_GRADIENT) {
+      continue;
+    }
+    EXPECT_EQ(ActionDigest(task.action),
+              ActionDigest(Find(hybrid, task.key).action))
+        << task.key;
+  }
+}
+
+TEST(ResolveHybrid, BadFieldsAreNamed) {
+  const ModelConfig config = Model(2);
+  const auto refused = [&](auto change) {
+    v1::JobSpec spec = Ratio(config);
+    spec.mutable_model()->clear_files();
+    spec.mutable_method()->mutable_ratio()->set_quantizer(v1::QUANTIZER_HYBRID);
+    change(spec.mutable_method());
+    absl::StatusOr<v1::JobSpec> resolved = ResolveSpec(spec, config);
+    EXPECT_EQ(resolved.status().code(), absl::StatusCode::kInvalidArgument);
+    return std::string(resolved.status().message());
+  };
+  const auto hybrid = [](v1::MethodSpec* method) {
+    return method->mutable_ratio()->mutable_hybrid();
+  };
+  EXPECT_THAT(refused([&](auto* m) { hybrid(m)->set_iterations(0); }),
+              HasSubstr("hybrid.iterations is 0"));
+  EXPECT_THAT(refused([&](auto* m) { hybrid(m)->set_batch(0); }),
+              HasSubstr("hybrid.batch is 0"));
+  EXPECT_THAT(refused([&](auto* m) { hybrid(m)->set_clip_rate(-1); }),
+              HasSubstr("hybrid.clip_rate is -1"));
+  EXPECT_THAT(refused([&](auto* m) { hybrid(m)->set_round_rate(0); }),
+              HasSubstr("hybrid.round_rate is 0"));
+  EXPECT_THAT(refused([&](auto* m) { hybrid(m)->set_gamma_last(21); }),
+              HasSubstr("hybrid.gamma_last is 21"));
+  EXPECT_THAT(refused([&](auto* m) { hybrid(m)->set_patience(-1); }),
+              HasSubstr("hybrid.patience is -1"));
+  EXPECT_THAT(refused([&](auto* m) { m->set_act_order(true); }),
+              HasSubstr("method.act_order"));
+  EXPECT_THAT(refused([&](auto* m) { m->set_refine_sweeps(2); }),
+              HasSubstr("method.refine_sweeps"));
+  EXPECT_THAT(refused([&](auto* m) {
+                hybrid(m);
+                m->mutable_ratio()->set_quantizer(v1::QUANTIZER_GPTQ);
+              }),
+              HasSubstr("method.ratio.hybrid"));
+}
+
 }  // namespace
 }  // namespace bitwright

@@ -163,6 +163,37 @@ TEST(QuantizeRowsTest, RefinementDoesNotMakeItWorse) {
   EXPECT_LT(refined->loss, plain->loss);
 }
 
+TEST(QuantizeRowsTest, GivenCodesAreDescribedAsTheyWouldHaveBeenFound) {
+  const Layer layer = RandomLayer();
+  std::vector<uint8_t> bits = Alternating(kRows, 2, 3);
+  bits[4] = 16;
+  QuantizeOptions options = ByRows(bits);
+  options.group_size = 10;
+  const QuantizedResult found = *QuantizeLinear(layer.Problem(), options);
+  const QuantizedResult given = *DescribeCodes(layer.Problem(), bits, 10,
+                                               {.range_min = found.range_min,
+                                                .range_max = found.range_max,
+                                                .codes = found.codes});
+  EXPECT_EQ(DequantizeResult(given), DequantizeResult(found));
+  EXPECT_NEAR(given.loss, found.loss, 1e-4 * found.loss);
+  EXPECT_EQ(given.code_bits, found.code_bits);
+  EXPECT_EQ(given.file_bits, found.file_bits);
+  const std::vector<float> decoded = DequantizeResult(given);
+  double error = 0;
+  for (int64_t r = 0; r < kRows; ++r) {
+    const int64_t at = r * kColumns + 5;
+    error += std::pow(double{layer.weight[at]} - decoded[at], 2);
+  }
+  const double diagonal = layer.hessian[5 * kColumns + 5];
+  EXPECT_NEAR(given.column_loss[5], 0.5 * diagonal * error,
+              1e-6 * diagonal * error);
+  EXPECT_FALSE(DescribeCodes(layer.Problem(), bits, 0,
+                             {.range_min = found.range_min,
+                              .range_max = found.range_max,
+                              .codes = found.codes})
+                   .ok());
+}
+
 TEST(QuantizeRowsTest, BadRowBitsAreRefused) {
   const Layer layer = RandomLayer();
   EXPECT_THAT(
