@@ -158,6 +158,9 @@ at::Tensor HybridWeight::Impl::Clipped() const {
   const at::Tensor steps = clip_weight / scale;
   const at::Tensor codes = StraightThrough(at::round(steps.detach()), steps);
   const at::Tensor least = at::zeros_like(clip_top);
+  // At the bounds, where codes lie as a rule, minimum and maximum pass on half
+  // of the gradient, at::clamp (OmniQuant's) all of it. Half left the blocks of
+  // the sample models with 2 to 8 % less loss.
   return (at::minimum(at::maximum(codes + zero, least), clip_top) - zero) *
          scale;
 }

@@ -131,6 +131,7 @@ class Reconstruction {
   // What the loss is multiplied by before Adam sees it.
   double scale_ = 0;
   double last_loss_ = 0;
+  double gained_loss_ = 0;
   int last_gain_ = 0;  // The iteration that last improved the best loss.
   ReconstructedBlock best_;
 };
@@ -194,7 +195,10 @@ absl::Status Reconstruction::Measure(int iteration) {
   }
   if (iteration == 0) best_.first_loss = last_loss_;
   const bool first = best_.linears.empty();
-  if (first || last_loss_ < best_.loss * (1 - kFlat)) last_gain_ = iteration;
+  if (first || last_loss_ < gained_loss_ * (1 - kFlat)) {
+    gained_loss_ = last_loss_;
+    last_gain_ = iteration;
+  }
   if (first || last_loss_ < best_.loss) {
     best_.loss = last_loss_;
     best_.linears = std::move(learned);
@@ -278,14 +282,14 @@ absl::StatusOr<ReconstructedBlock> Reconstruction::Run() {
   for (int i = 0; i < options_.iterations && best_.loss > 0; ++i) {
     BW_RETURN_IF_ERROR(Iterate(i));
     best_.iterations = i + 1;
-    if (best_.iterations % options_.check_every == 0 ||
-        best_.iterations == options_.iterations) {
-      BW_RETURN_IF_ERROR(Measure(best_.iterations));
-    }
+    const bool measured = best_.iterations % options_.check_every == 0 ||
+                          best_.iterations == options_.iterations;
+    if (measured) BW_RETURN_IF_ERROR(Measure(best_.iterations));
     if (problem_.watch != nullptr) {
       BW_RETURN_IF_ERROR(problem_.watch(best_.iterations, last_loss_));
     }
-    if (options_.patience > 0 &&
+    // Never away from a state that has not been measured.
+    if (measured && options_.patience > 0 &&
         best_.iterations - std::max(last_gain_, first_flat) >=
             options_.patience) {
       break;

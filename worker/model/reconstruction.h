@@ -48,9 +48,9 @@ struct ReconstructOptions {
   double gamma_first = 20, gamma_last = 2;
   // Iterations between two measurements of the whole set.
   int check_every = 250;
-  // Stops after so many iterations in which the best loss has not fallen by
-  // 0.1 %; 0: never. Where entries are rounded it counts from the second half
-  // on: their gain comes as γ falls.
+  // Stops at the first measurement after so many iterations in which the loss
+  // has not fallen by 0.1 % in all; 0: never. Where entries are rounded it
+  // counts from the second half on: their gain comes as γ falls.
   int patience = 1000;
   uint64_t seed = 0;       // Of the order of the sequences.
   int64_t group_size = 0;  // Columns a range; 0: one range a row.

@@ -214,6 +214,17 @@ TEST_F(ReconstructionTest, StopsWhereItIsFlatAndKeepsTheBest) {
   EXPECT_NEAR(Loss(problem, wild.linears, 0), wild.loss, 1e-4 * wild.loss);
 }
 
+// It once stopped with iterations that nobody had measured.
+TEST_F(ReconstructionTest,
+       PatienceBelowAMeasurementsIntervalKeepsWhatWasLearned) {
+  ReconstructProblem problem = Problem(2, 3);
+  for (RowsToLearn& rows : problem.linears) rows.bits_rounded = 8;
+  const ReconstructedBlock block =
+      Run(problem, {.iterations = 100, .check_every = 40, .patience = 3});
+  EXPECT_GT(block.kept_iteration, 0);
+  EXPECT_LT(block.loss, block.first_loss);
+}
+
 TEST_F(ReconstructionTest, RowsThatAreAllKeptLearnNothing) {
   const ReconstructProblem problem = Problem(16, 16);
   const ReconstructedBlock block = Run(problem, {.iterations = 3});
