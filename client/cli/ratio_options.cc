@@ -4,15 +4,13 @@
 #include "client/cli/parse_enum.h"
 
 namespace bitwright {
-
 namespace {
 
 // A flag whose value is set where it is given.
 template <typename Value>
-CLI::Option* AddField(CLI::Option_group* group, const char* flag,
-                      v1::HybridSpec* spec, void (v1::HybridSpec::*set)(Value),
-                      const char* text) {
-  return group->add_option_function<Value>(
+void AddField(CLI::Option_group* group, const char* flag, v1::HybridSpec* spec,
+              void (v1::HybridSpec::*set)(Value), const char* text) {
+  group->add_option_function<Value>(
       flag, [spec, set](const Value& value) { (spec->*set)(value); }, text);
 }
 
@@ -25,8 +23,8 @@ void AddHybridOptions(CLI::App* command, v1::HybridSpec* spec) {
   AddField(group, "--batch", spec, &Spec::set_batch,
            "Calibration windows an iteration [1]");
   AddField(group, "--patience", spec, &Spec::set_patience,
-           "Iterations without a gain of 0.1 % after which a block is done; 0: "
-           "never [1000]");
+           "Iterations without a gain of 0.1 % after which a block is done, "
+           "counted from the second half on; 0: never [1000]");
   AddField(group, "--round-lr", spec, &Spec::set_round_rate,
            "Learning rate of the roundings of the rows at the higher bits "
            "[0.001]");

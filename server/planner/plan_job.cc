@@ -69,9 +69,7 @@ class Planner {
     if (ratio_) AddSolution();
     if (quantize) {
       for (int64_t block = 0; block < config_.num_layers; ++block) {
-        if (calibrated_) {
-          AddForward(block, sequential_ ? Pass::kQuantized : Pass::kFull);
-        }
+        if (calibrated_) AddForward(block, CalibrationPass());
         if (hybrid_) {
           AddReconstruct(block);
         } else {
@@ -349,8 +347,12 @@ class Planner {
     }
   }
 
+  // What linears are quantized on.
+  Pass CalibrationPass() const {
+    return sequential_ ? Pass::kQuantized : Pass::kFull;
+  }
+
   void AddQuantize(int64_t block) {
-    const Pass pass = sequential_ ? Pass::kQuantized : Pass::kFull;
     for (const LinearSpec& linear : BlockLinears(config_, block)) {
       PlannedTask* task = Add(QuantizeKey(linear.name), v1::TASK_KIND_QUANTIZE,
                               kQuantizeVersion);
@@ -358,7 +360,7 @@ class Planner {
       quantize->set_block(static_cast<int32_t>(block));
       quantize->set_linear(linear.name);
       *quantize->mutable_method() = QuantizeMethod(spec_.method());
-      if (calibrated_) AddHessians(pass, block, task);
+      if (calibrated_) AddHessians(CalibrationPass(), block, task);
       if (allocated_) {
         task->inputs.push_back(FromTask("allocation", kAllocate, "allocation"));
       }
@@ -370,7 +372,7 @@ class Planner {
   }
 
   void AddReconstruct(int64_t block) {
-    const Pass pass = sequential_ ? Pass::kQuantized : Pass::kFull;
+    const Pass pass = CalibrationPass();
     PlannedTask* task = Add(ReconstructKey(block), v1::TASK_KIND_RECONSTRUCT,
                             kReconstructVersion);
     v1::ReconstructParameters* reconstruct = task->action.mutable_reconstruct();

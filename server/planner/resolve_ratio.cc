@@ -68,26 +68,24 @@ absl::Status CheckHybridField(absl::string_view name, Value value, bool good,
 }
 
 absl::Status CheckHybrid(const v1::HybridSpec& h) {
-  const auto positive = [](double x) { return x > 0 && std::isfinite(x); };
-  const auto not_negative = [](double x) { return x >= 0 && std::isfinite(x); };
+  const auto positive = [](absl::string_view name, double x) {
+    return CheckHybridField(name, x, x > 0 && std::isfinite(x),
+                            "positive and finite");
+  };
+  const auto not_negative = [](absl::string_view name, double x) {
+    return CheckHybridField(name, x, x >= 0 && std::isfinite(x),
+                            "0 or more, and finite");
+  };
   BW_RETURN_IF_ERROR(
       CheckHybridField("iterations", h.iterations(),
                        h.iterations() >= 1 && h.iterations() <= kMaxIterations,
                        absl::StrCat("from 1 to ", kMaxIterations)));
   BW_RETURN_IF_ERROR(
       CheckHybridField("batch", h.batch(), h.batch() >= 1, "positive"));
-  BW_RETURN_IF_ERROR(CheckHybridField("round_rate", h.round_rate(),
-                                      positive(h.round_rate()),
-                                      "positive and finite"));
-  BW_RETURN_IF_ERROR(CheckHybridField("clip_rate", h.clip_rate(),
-                                      positive(h.clip_rate()),
-                                      "positive and finite"));
-  BW_RETURN_IF_ERROR(CheckHybridField("round_decay", h.round_decay(),
-                                      not_negative(h.round_decay()),
-                                      "0 or more, and finite"));
-  BW_RETURN_IF_ERROR(CheckHybridField("round_weight", h.round_weight(),
-                                      not_negative(h.round_weight()),
-                                      "0 or more, and finite"));
+  BW_RETURN_IF_ERROR(positive("round_rate", h.round_rate()));
+  BW_RETURN_IF_ERROR(positive("clip_rate", h.clip_rate()));
+  BW_RETURN_IF_ERROR(not_negative("round_decay", h.round_decay()));
+  BW_RETURN_IF_ERROR(not_negative("round_weight", h.round_weight()));
   BW_RETURN_IF_ERROR(CheckHybridField(
       "gamma_last", h.gamma_last(),
       h.gamma_last() >= 1 && h.gamma_last() <= h.gamma_first() &&

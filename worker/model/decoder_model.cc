@@ -79,11 +79,6 @@ absl::StatusOr<at::Device> ChooseDevice(const std::string& device) {
       "device; use --device cpu");
 }
 
-// Sequences that are in flight together where each needs memory of its own.
-int64_t BatchSize(const at::Device& device) {
-  return device.is_cpu() ? std::max(1, quant::Threads()) : 1;
-}
-
 }  // namespace
 
 struct DecoderModel::Impl {
@@ -128,7 +123,8 @@ absl::Status DecoderModel::Impl::Run(const DecoderBlock& block,
                                      const HiddenStates& input,
                                      HiddenStates* output,
                                      HessianSums* sums) const {
-  const int64_t batch = sums == nullptr ? input.sequences : BatchSize(device);
+  const int64_t batch =
+      sums == nullptr ? input.sequences : SequencesAtOnce(device);
   for (int64_t begin = 0; begin < input.sequences; begin += batch) {
     const int64_t n = std::min(batch, input.sequences - begin);
     std::vector<CapturedInputs> captured(sums == nullptr ? 0 : n);

@@ -10,8 +10,8 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "worker/model/torch_util.h"
+#include "worker/quant/gptq.h"
 #include "worker/quant/grid.h"
-#include "worker/quant/parallel.h"
 #include "worker/quant/quantize_rows.h"
 
 namespace bitwright::model {
@@ -177,7 +177,7 @@ HybridWeight::HybridWeight(std::unique_ptr<Impl> impl)
 HybridWeight::~HybridWeight() = default;
 
 absl::StatusOr<std::unique_ptr<HybridWeight>> HybridWeight::Create(
-    const std::vector<float>& weight, int64_t rows, int64_t cols,
+    std::vector<float> weight, int64_t rows, int64_t cols,
     const RowsToLearn& rows_to_learn, const ReconstructOptions& options,
     const at::Device& device) {
   if (static_cast<int64_t>(weight.size()) != rows * cols) {
@@ -190,10 +190,10 @@ absl::StatusOr<std::unique_ptr<HybridWeight>> HybridWeight::Create(
   impl->cols = cols;
   impl->device = device;
   impl->round_weight = options.round_weight;
-  impl->weight = weight;
+  impl->weight = std::move(weight);
   impl->levels = quant::RowLevels(rows_to_learn.bits);
   BW_ASSIGN_OR_RETURN(impl->grid,
-                      quant::MakeGrid(weight.data(), rows, cols,
+                      quant::MakeGrid(impl->weight.data(), rows, cols,
                                       {.group_size = options.group_size,
                                        .row_levels = impl->levels,
                                        .f16 = true}));
@@ -301,17 +301,11 @@ LearnedLinear HybridWeight::Harden() const {
 }
 
 at::Tensor HybridWeight::Decode(const LearnedLinear& learned) const {
-  std::vector<float> decoded(impl_->rows * impl_->cols);
-  quant::ParallelFor(impl_->rows, [&](int64_t r) {
-    for (int64_t j = 0; j < impl_->cols; ++j) {
-      const int64_t range = r * learned.groups + impl_->grid.GroupOf(j);
-      const int64_t at = r * impl_->cols + j;
-      decoded[at] = quant::Decode(
-          learned.codes[at],
-          quant::MakeGridPoint(learned.range_min[range],
-                               learned.range_max[range], impl_->levels[r]));
-    }
-  });
+  quant::Grid grid = impl_->grid;
+  grid.min = learned.range_min;
+  grid.max = learned.range_max;
+  std::vector<float> decoded =
+      quant::Dequantize(learned.codes, grid, /*levels=*/{}, impl_->levels);
   for (const int64_t r : impl_->kept) {
     for (int64_t j = r * impl_->cols; j < (r + 1) * impl_->cols; ++j) {
       decoded[j] = quant::RoundToF16(impl_->weight[j]);

@@ -34,7 +34,7 @@ class HybridWeight {
   // here on. INVALID_ARGUMENT when the row bits do not fit it, or a weight is
   // not a finite number.
   static absl::StatusOr<std::unique_ptr<HybridWeight>> Create(
-      const std::vector<float>& weight, int64_t rows, int64_t cols,
+      std::vector<float> weight, int64_t rows, int64_t cols,
       const RowsToLearn& rows_to_learn, const ReconstructOptions& options,
       const at::Device& device);
   ~HybridWeight();

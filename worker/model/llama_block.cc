@@ -11,8 +11,6 @@
 namespace bitwright::model {
 namespace {
 
-enum Linear { kQ, kK, kV, kO, kGate, kUp, kDown };  // As BlockLinears.
-
 class LlamaBlock : public DecoderBlock {
  public:
   absl::Status Load(const WeightReader& reader, const ModelConfig& c,
@@ -25,6 +23,7 @@ class LlamaBlock : public DecoderBlock {
   at::Tensor& Weight(int64_t linear) override;
 
  private:
+  enum Linear { kQ, kK, kV, kO, kGate, kUp, kDown };  // As BlockLinears.
   // What the first half of the block computes, up to the second's input. q and
   // k are turned; q, k and v are [seqlen, heads, head_dim].
   struct Attended {

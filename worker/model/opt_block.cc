@@ -10,8 +10,6 @@
 namespace bitwright::model {
 namespace {
 
-enum Place { kQuery, kKey, kValue, kOut, kFc1, kFc2 };  // As BlockLinears.
-
 class OptBlock : public DecoderBlock {
  public:
   absl::Status Load(const WeightReader& reader, const ModelConfig& c,
@@ -24,6 +22,7 @@ class OptBlock : public DecoderBlock {
   at::Tensor& Weight(int64_t linear) override;
 
  private:
+  enum Linear { kQ, kK, kV, kOut, kFc1, kFc2 };  // As BlockLinears.
   // What the first half of the block computes, up to the second's input.
   // `residual` is what a norm after it reads; q, k and v are
   // [seqlen, heads, head_dim].
@@ -101,11 +100,12 @@ at::Tensor OptBlock::MlpBackward(const Attended& a, OutputGradient gradient_at,
                                  UseGradient use) const {
   const at::Tensor hidden = fc1_(a.mlp_in);
   const at::Tensor mlp_out = Activate(hidden);
-  const auto sum = [&] { return a.middle + fc2_(mlp_out); };
-  const at::Tensor gradient = gradient_at(
-      [&] { return norm_before_ ? sum() : mlp_norm_.Layer(sum()); });
+  const auto add = [&] { return a.middle + fc2_(mlp_out); };
+  const at::Tensor sum = norm_before_ ? at::Tensor() : add();
+  const at::Tensor gradient =
+      gradient_at([&] { return norm_before_ ? add() : mlp_norm_.Layer(sum); });
   const at::Tensor d_out =
-      norm_before_ ? gradient : mlp_norm_.LayerBackward(sum(), gradient);
+      norm_before_ ? gradient : mlp_norm_.LayerBackward(sum, gradient);
   use(kFc2, mlp_out, d_out);
   const at::Tensor d_mlp_out = fc2_.Backward(d_out);
   const at::Tensor d_hidden =
@@ -132,9 +132,9 @@ at::Tensor OptBlock::Backward(const at::Tensor& x, OutputGradient gradient,
       a.q, a.k, a.v, /*window=*/0, out_.Backward(d_residual));
   const at::Tensor d_q = d.q.flatten(1), d_k = d.k.flatten(1),
                    d_v = d.v.flatten(1);
-  use(kQuery, a.attn_in, d_q);
-  use(kKey, a.attn_in, d_k);
-  use(kValue, a.attn_in, d_v);
+  use(kQ, a.attn_in, d_q);
+  use(kK, a.attn_in, d_k);
+  use(kV, a.attn_in, d_v);
   if (!need_input) return at::Tensor();
   const at::Tensor d_attn_in =
       q_.Backward(d_q) + k_.Backward(d_k) + v_.Backward(d_v);

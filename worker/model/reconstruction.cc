@@ -14,7 +14,6 @@
 #include "worker/model/block.h"
 #include "worker/model/hybrid_weight.h"
 #include "worker/model/torch_util.h"
-#include "worker/quant/parallel.h"
 
 namespace bitwright::model {
 namespace {
@@ -149,9 +148,9 @@ absl::Status Reconstruction::Load(const ModelDirectory& directory) {
     at::Tensor& weight = block_->Weight(static_cast<int64_t>(l));
     std::vector<float> values(weight.numel());
     CopyFromTensor(weight, values.data());
-    auto created =
-        HybridWeight::Create(values, linears_[l].rows, linears_[l].cols,
-                             problem_.linears[l], options_, device_);
+    auto created = HybridWeight::Create(std::move(values), linears_[l].rows,
+                                        linears_[l].cols, problem_.linears[l],
+                                        options_, device_);
     if (!created.ok()) return Annotate(created.status(), linears_[l].name);
     weights_[l] = *std::move(created);
     return absl::OkStatus();
@@ -236,13 +235,12 @@ absl::Status Reconstruction::Iterate(int iteration) {
     block_->Weight(static_cast<int64_t>(l)) = weights_[l]->Forward();
     return absl::OkStatus();
   }));
-  // Sequences that are in flight together; sums are taken in their order.
-  const int at_once = device_.is_cpu() ? std::max(1, quant::Threads()) : 1;
-  std::vector<at::Tensor> total;
-  for (int begin = 0; begin < options_.batch; begin += at_once) {
-    const int n = std::min(at_once, options_.batch - begin);
+  const int64_t at_once = SequencesAtOnce(device_);
+  std::vector<at::Tensor> total;  // Summed in the order of the sequences.
+  for (int64_t begin = 0; begin < options_.batch; begin += at_once) {
+    const int64_t n = std::min(at_once, options_.batch - begin);
     std::vector<int64_t> sequences;
-    for (int i = 0; i < n; ++i) sequences.push_back(shuffle_.Next());
+    for (int64_t i = 0; i < n; ++i) sequences.push_back(shuffle_.Next());
     std::vector<std::vector<at::Tensor>> gradients(n);
     BW_RETURN_IF_ERROR(ForEachSequence(
         device_, n, "block backward", [&](int64_t i) -> absl::Status {

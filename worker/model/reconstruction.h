@@ -4,9 +4,9 @@
 //
 //   ReconstructProblem problem{.block = 3, .sequences = 128, .seqlen = 2048,
 //                              .read = ReadSequence, .linears = rows};
+//   ReconstructOptions options{.iterations = 5000};
 //   BW_ASSIGN_OR_RETURN(ReconstructedBlock block,
-//                       ReconstructBlock(model, problem, {.iterations =
-//                       5000}));
+//                       ReconstructBlock(model, problem, options));
 //   block.linears[0].codes ...
 //
 // The loss is the mean squared error of the block's output. Rows with the
@@ -16,8 +16,9 @@
 // will hold it, on all sequences; the best of those states is the result, so
 // that it is never worse than the start.
 //
-// Memory: one block, its parameters, and as many sequences as there are
-// threads. Determinism: the same bytes for any number of threads.
+// Memory: one block with its parameters and Adam's, and for each sequence in
+// flight, as many as there are threads, its states and a gradient of every
+// weight. Determinism: the same bytes for any number of threads.
 #ifndef BITWRIGHT_WORKER_MODEL_RECONSTRUCTION_H_
 #define BITWRIGHT_WORKER_MODEL_RECONSTRUCTION_H_
 

@@ -4,6 +4,7 @@
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <exception>
 #include <memory>
 #include <new>
@@ -72,6 +73,10 @@ absl::Status ForEachSequence(const at::Device& device, int64_t n,
     if (!status.ok()) return std::move(status);
   }
   return absl::OkStatus();
+}
+
+int64_t SequencesAtOnce(const at::Device& device) {
+  return device.is_cpu() ? std::max(1, quant::Threads()) : 1;
 }
 
 at::Tensor ToTensor(std::vector<float> values, at::IntArrayRef shape,

@@ -26,6 +26,10 @@ absl::Status ForEachSequence(const at::Device& device, int64_t n,
                              absl::string_view what,
                              absl::FunctionRef<absl::Status(int64_t)> body);
 
+// How many of them run together: what to hold of those that each need memory of
+// their own.
+int64_t SequencesAtOnce(const at::Device& device);
+
 // Takes the values over without copying them when `device` is the CPU.
 at::Tensor ToTensor(std::vector<float> values, at::IntArrayRef shape,
                     const at::Device& device);

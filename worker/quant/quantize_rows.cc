@@ -41,20 +41,21 @@ CodedRows PickCodedRows(const LinearProblem& problem,
   return picked;
 }
 
-// tr(E H Eᵀ) of rounding the rows of 16 bits, which receives `out`.
-double KeepF16Rows(const LinearProblem& problem,
-                   absl::Span<const uint8_t> row_bits, const HessianView& h,
-                   QuantizedResult& out) {
+// The rows of 16 bits.
+std::vector<float> PickF16Rows(const LinearProblem& problem,
+                               absl::Span<const uint8_t> row_bits) {
   std::vector<float> kept;
   for (int64_t r = 0; r < problem.rows; ++r) {
     if (row_bits[r] != kF16Bits) continue;
     const float* row = problem.weight + r * problem.columns;
     kept.insert(kept.end(), row, row + problem.columns);
   }
-  out.f16_rows.resize(kept.size());
-  std::transform(kept.begin(), kept.end(), out.f16_rows.begin(), RoundToF16);
-  return QuadraticLoss(kept.data(), out.f16_rows.data(),
-                       static_cast<int64_t>(kept.size()) / problem.columns, h);
+  return kept;
+}
+
+std::vector<float> RoundAllToF16(std::vector<float> values) {
+  std::transform(values.begin(), values.end(), values.begin(), RoundToF16);
+  return values;
 }
 
 // Moves the coded rows of `part` to their places in all rows.
@@ -132,7 +133,10 @@ absl::StatusOr<QuantizedResult> QuantizeWithF16Rows(
   out.column_loss.assign(problem.columns, 0);
   out.order.resize(problem.columns);
   std::iota(out.order.begin(), out.order.end(), 0);
-  out.loss = KeepF16Rows(problem, options.row_bits, h, out);
+  const std::vector<float> kept = PickF16Rows(problem, options.row_bits);
+  out.f16_rows = RoundAllToF16(kept);
+  out.loss = QuadraticLoss(kept.data(), out.f16_rows.data(),
+                           static_cast<int64_t>(kept.size()) / out.columns, h);
   if (CodedRows coded = PickCodedRows(problem, options.row_bits);
       !coded.rows.empty()) {
     LinearProblem rest = problem;
@@ -199,7 +203,7 @@ absl::StatusOr<QuantizedResult> DescribeCodes(const LinearProblem& problem,
   out.codes = std::move(given.codes);
   out.order.resize(out.columns);
   std::iota(out.order.begin(), out.order.end(), 0);
-  KeepF16Rows(problem, out.row_bits, h, out);
+  out.f16_rows = RoundAllToF16(PickF16Rows(problem, out.row_bits));
   CountRowBits(out);
   const std::vector<float> decoded = DequantizeResult(out);
   out.loss = QuadraticLoss(problem.weight, decoded.data(), out.rows, h);

@@ -1,7 +1,10 @@
 #include "worker/runtime/lease_keeper.h"
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "spdlog/spdlog.h"
 
 namespace bitwright {
@@ -72,6 +75,7 @@ void LeaseKeeper::LoseSession() {
 
 bool LeaseKeeper::RenewOnce() {
   v1::RenewLeasesRequest request;
+  std::vector<std::string> notes;
   {
     absl::MutexLock lock(&mutex_);
     if (lost_) return true;
@@ -82,10 +86,11 @@ bool LeaseKeeper::RenewOnce() {
       lease->set_lease_epoch(key.second);
       lease->set_fraction_done(control->fraction());
       if (const std::string note = control->TakeNote(); !note.empty()) {
-        spdlog::info("{}: {}", key.first, note);
+        notes.push_back(absl::StrCat(key.first, ": ", note));
       }
     }
   }
+  for (const std::string& note : notes) spdlog::info("{}", note);
   const absl::StatusOr<v1::RenewLeasesResponse> response =
       api_->RenewLeases(request);
   absl::MutexLock lock(&mutex_);

@@ -9,6 +9,7 @@
 #include "common/base/status_macros.h"
 #include "common/checkpoint/dtype.h"
 #include "worker/runtime/column_losses.h"
+#include "worker/runtime/lineage.h"
 
 namespace bitwright {
 namespace {
@@ -49,21 +50,6 @@ absl::Status CheckDecodes(const QuantizedLinear& linear,
   return absl::InternalError(absl::StrCat(
       name, ": the packed form does not decode to the quantizer's values; ",
       "please report this as a bug"));
-}
-
-absl::string_view MethodName(v1::Method method) {
-  switch (method) {
-    case v1::METHOD_RTN:
-      return "rtn";
-    case v1::METHOD_GPTQ:
-      return "gptq";
-    case v1::METHOD_BAQ:
-      return "baq";
-    case v1::METHOD_RATIO:
-      return "ratio";
-    default:
-      return "";
-  }
 }
 
 // How many columns have each level count, or rows each count of bits.

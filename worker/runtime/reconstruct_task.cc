@@ -96,8 +96,8 @@ model::ReconstructOptions ToOptions(const v1::ReconstructParameters& from) {
 absl::StatusOr<TaskOutput> Finish(const TaskContext& context,
                                   const LinearSpec& spec, ChosenRows rows,
                                   model::LearnedLinear learned,
+                                  const std::vector<float>& hessian,
                                   const nlohmann::ordered_json& about) {
-  BW_ASSIGN_OR_RETURN(std::vector<float> hessian, ReduceShards(context, spec));
   BW_ASSIGN_OR_RETURN(std::vector<float> weight,
                       context.model->directory().ReadFloats(
                           absl::StrCat(spec.name, ".weight")));
@@ -176,11 +176,15 @@ absl::StatusOr<TaskResult> ExecuteReconstruct(const TaskContext& context) {
       {"loss", learned.loss},
       {"iterations", learned.iterations},
       {"kept_iteration", learned.kept_iteration}};
+  std::vector<float> hessian;  // Of the linears that read the same.
   for (size_t l = 0; l < linears.size(); ++l) {
     BW_RETURN_IF_ERROR(context.control->Check());
+    if (l == 0 || linears[l].hessian_group != linears[l - 1].hessian_group) {
+      BW_ASSIGN_OR_RETURN(hessian, ReduceShards(context, linears[l]));
+    }
     BW_ASSIGN_OR_RETURN(TaskOutput output,
                         Finish(context, linears[l], std::move(rows[l]),
-                               std::move(learned.linears[l]), about));
+                               std::move(learned.linears[l]), hessian, about));
     result.outputs.push_back(std::move(output));
   }
   v1::ReconstructSummary* summary = result.summary.mutable_reconstruct();

@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -18,10 +19,18 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
+// As the server does it: the files are its own to add.
+v1::JobSpec Resolved(v1::JobSpec spec, const ModelConfig& config) {
+  spec.mutable_model()->clear_files();
+  absl::StatusOr<v1::JobSpec> resolved = ResolveSpec(spec, config);
+  EXPECT_TRUE(resolved.ok()) << resolved.status();
+  *resolved->mutable_model()->add_files() = Spec(config).model().files(0);
+  return *resolved;
+}
+
 v1::JobSpec Ratio(const ModelConfig& config,
                   v1::Estimate estimate = v1::ESTIMATE_GRAM) {
   v1::JobSpec spec = Spec(config);
-  spec.mutable_model()->clear_files();
   spec.mutable_method()->Clear();
   spec.mutable_method()->set_method(v1::METHOD_RATIO);
   spec.mutable_method()->set_bits(2.3);
@@ -29,10 +38,7 @@ v1::JobSpec Ratio(const ModelConfig& config,
     spec.mutable_method()->mutable_ratio()->add_ratios(ratio);
   }
   spec.mutable_method()->mutable_ratio()->set_estimate(estimate);
-  absl::StatusOr<v1::JobSpec> resolved = ResolveSpec(spec, config);
-  EXPECT_TRUE(resolved.ok()) << resolved.status();
-  *resolved->mutable_model()->add_files() = Spec(config).model().files(0);
-  return *resolved;
+  return Resolved(std::move(spec), config);
 }
 
 std::map<v1::TaskKind, int> Count(const Plan& plan) {
@@ -128,13 +134,9 @@ TEST(PlanRatio, OnlyTheSolverReadsTheBudget) {
 
 v1::JobSpec Hybrid(const ModelConfig& config, v1::Pipeline pipeline) {
   v1::JobSpec spec = Ratio(config);
-  spec.mutable_model()->clear_files();
   spec.set_pipeline(pipeline);
   spec.mutable_method()->mutable_ratio()->set_quantizer(v1::QUANTIZER_HYBRID);
-  absl::StatusOr<v1::JobSpec> resolved = ResolveSpec(spec, config);
-  EXPECT_TRUE(resolved.ok()) << resolved.status();
-  *resolved->mutable_model()->add_files() = Spec(config).model().files(0);
-  return *resolved;
+  return Resolved(std::move(spec), config);
 }
 
 TEST(PlanRatio, TheHybridQuantizerReconstructsBlocks) {
