@@ -38,6 +38,9 @@ void AddHybridOptions(CLI::App* command, v1::HybridSpec* spec) {
            "Its exponent at first [20]");
   AddField(group, "--gamma-last", spec, &Spec::set_gamma_last,
            "and at last [2]");
+  AddField(group, "--edge-gradient", spec, &Spec::set_edge_gradient,
+           "Share of the gradient that passes a code at either end of a "
+           "clipped range, 0 to 1; 1 is the published [0.5]");
 }
 
 absl::Status CheckHybrid(const SpecOptions& options) {
@@ -46,8 +49,8 @@ absl::Status CheckHybrid(const SpecOptions& options) {
     if (spec.ByteSizeLong() == 0) return absl::OkStatus();
     return absl::InvalidArgumentError(
         "--iterations, --batch, --patience, --round-lr, --clip-lr, --round-l2, "
-        "--round-weight, --gamma-first and --gamma-last go with --quantizer "
-        "hybrid");
+        "--round-weight, --gamma-first, --gamma-last and --edge-gradient go "
+        "with --quantizer hybrid");
   }
   if (spec.has_iterations() && spec.iterations() < 1) {
     return absl::InvalidArgumentError(

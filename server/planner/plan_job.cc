@@ -29,7 +29,7 @@ constexpr int kGradientVersion = 1;
 constexpr int kAllocateVersion = 1;
 constexpr int kResponseVersion = 1;
 constexpr int kSolveVersion = 1;
-constexpr int kReconstructVersion = 2;
+constexpr int kReconstructVersion = 3;
 
 // Windows of the evaluation text are cut into this many shards, always.
 constexpr int kEvaluationShards = 4;

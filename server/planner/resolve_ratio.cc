@@ -87,6 +87,9 @@ absl::Status CheckHybrid(const v1::HybridSpec& h) {
   BW_RETURN_IF_ERROR(not_negative("round_decay", h.round_decay()));
   BW_RETURN_IF_ERROR(not_negative("round_weight", h.round_weight()));
   BW_RETURN_IF_ERROR(CheckHybridField(
+      "edge_gradient", h.edge_gradient(),
+      h.edge_gradient() >= 0 && h.edge_gradient() <= 1, "from 0 to 1"));
+  BW_RETURN_IF_ERROR(CheckHybridField(
       "gamma_last", h.gamma_last(),
       h.gamma_last() >= 1 && h.gamma_last() <= h.gamma_first() &&
           std::isfinite(h.gamma_first()),
@@ -106,6 +109,7 @@ void FillHybrid(v1::HybridSpec* h) {
   if (!h->has_gamma_first()) h->set_gamma_first(20);
   if (!h->has_gamma_last()) h->set_gamma_last(2);
   if (!h->has_patience()) h->set_patience(1000);
+  if (!h->has_edge_gradient()) h->set_edge_gradient(0.5);
 }
 
 absl::Status ResolveQuantizer(v1::MethodSpec* method) {

@@ -26,6 +26,19 @@
 
 namespace bitwright::model {
 
+struct FakeQuantized {
+  at::Tensor weight;  // As a reader decodes it.
+  at::Tensor slope;   // d(weight)/d(scale), entry by entry.
+};
+
+// Weights [n, groups, group_size] rounded to the grids scale · (q − zero), q in
+// 0..top; scale and zero are [n, groups, 1], top is [n, 1, 1]. The slope goes
+// straight through the rounding, not at all through a code that is clamped, and
+// by the share `edge_gradient` through one that lies at 0 or top.
+FakeQuantized FakeQuantize(const at::Tensor& weight, const at::Tensor& scale,
+                           const at::Tensor& zero, const at::Tensor& top,
+                           double edge_gradient);
+
 // Not thread-safe, but different ones are independent. All members may throw
 // what torch throws.
 class HybridWeight {

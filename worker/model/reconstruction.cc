@@ -50,6 +50,9 @@ absl::Status CheckOptions(const ReconstructOptions& o) {
   if (!not_negative(o.round_weight)) {
     return BadOption("round_weight", o.round_weight, ">= 0");
   }
+  if (!(o.edge_gradient >= 0 && o.edge_gradient <= 1)) {
+    return BadOption("edge_gradient", o.edge_gradient, "from 0 to 1");
+  }
   if (!(o.gamma_last >= 1 && std::isfinite(o.gamma_first) &&
         o.gamma_first >= o.gamma_last)) {
     return BadOption(

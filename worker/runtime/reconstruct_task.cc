@@ -87,6 +87,7 @@ model::ReconstructOptions ToOptions(const v1::ReconstructParameters& from) {
   options.gamma_first = hybrid.gamma_first();
   options.gamma_last = hybrid.gamma_last();
   options.patience = hybrid.patience();
+  options.edge_gradient = hybrid.edge_gradient();
   options.seed = from.seed();
   options.group_size = from.group_size();
   return options;

@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""Ablations of the ratio method by held-out perplexity, through the real service.
+
+    tests/bench/ratio_table.py
+    tests/bench/ratio_table.py --models stories15m
+
+For the sample models and every model in $BITWRIGHT_SHARED_DIR/models, at the code bits that
+a ratio of 0.1 takes in all linears alike: one `bitwright compare` over the optimal ratio with all, block and no interactions and the uniform ratio,
+each with both quantizers; rows kept at 3, 4 and 16 bits at equal budget; the published
+gradient of the clipping; and gptq and baq at the same file bits. Every model's result is
+kept in WORKDIR, under what it was made with and the digest of the worker: models can be
+measured one by one, and a run over all of them then only writes the table. Writes RATIO.md
+and RATIO.json into --output. Needs nothing beyond the standard library.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import pathlib
+import shlex
+import sys
+
+from perplexity_table import SOURCE, Service, commit, digest_of, known_models
+
+# The published ratios, at 3 bits for the rows that matter most. What 4 and 16 bits may
+# have are the shares of rows that take the same extra bits.
+RATIOS = (0.02, 0.05, 0.1, 0.15, 0.2)
+# What a model of its size takes a whole day for otherwise.
+LESS = {"stories15m": {"iterations": 1000, "nsamples": 32}}
+INTERACTIONS = ("all", "block", "none", "uniform")
+QUANTIZERS = ("hybrid", "gptq")
+
+
+def settings(options, model):
+    return {"iterations": options.iterations, "nsamples": options.nsamples,
+            **LESS.get(model.name, {})}
+
+
+def ratio(bits, iterations, quantizer, interactions="all", bits_high=3, extra=""):
+    shares = ",".join(f"{share / (bits_high - 2):.6g}" for share in RATIOS)
+    hybrid = f" --iterations {iterations}{extra}" if quantizer == "hybrid" else ""
+    return (f"ratio --bits {bits:.7g} --bits-normal 2 --bits-high {bits_high} "
+            f"--ratios {shares} --interactions {interactions} --quantizer {quantizer}{hybrid}")
+
+
+def methods(bits, iterations):
+    """Name -> flags. The first is what @1 refers to."""
+    rows = {f"ratio {interactions}, {quantizer}": ratio(
+        bits, iterations, quantizer, interactions)
+            for quantizer in QUANTIZERS for interactions in INTERACTIONS}
+    for bits_high in (4, 16):
+        for quantizer in QUANTIZERS:
+            rows[f"ratio all, {quantizer}, {bits_high} bits"] = ratio(
+                bits, iterations, quantizer, bits_high=bits_high)
+    rows["ratio all, hybrid, published gradient"] = ratio(
+        bits, iterations, "hybrid", extra=" --edge-gradient 1")
+    rows["gptq at 2 bits"] = "gptq --bits 2"
+    rows["gptq, same file bits"] = "gptq --scope model --budget file --bits @1"
+    rows["baq, same file bits"] = "baq --budget file --bits @1"
+    rows["baq over the model, same file bits"] = "baq --scope model --budget file --bits @1"
+    return rows
+
+
+# Orderings of the publication, and our own choice of gradient: the first should be no
+# higher than the second.
+def orderings():
+    pairs = [(f"ratio {interactions}, {quantizer}", f"ratio uniform, {quantizer}")
+             for quantizer in QUANTIZERS for interactions in ("all", "block", "none")]
+    pairs += [(f"ratio all, {quantizer}", f"ratio none, {quantizer}")
+              for quantizer in QUANTIZERS]
+    pairs += [(f"ratio {interactions}, hybrid", f"ratio {interactions}, gptq")
+              for interactions in INTERACTIONS]
+    pairs += [(f"ratio all, {quantizer}", f"ratio all, {quantizer}, {bits} bits")
+              for quantizer in QUANTIZERS for bits in (4, 16)]
+    pairs += [("ratio all, hybrid", other) for other in (
+        "gptq at 2 bits", "gptq, same file bits", "baq, same file bits",
+        "baq over the model, same file bits", "ratio all, hybrid, published gradient")]
+    return pairs
+
+
+def compare(service, model, chosen, seeds, rows):
+    done = service.run(
+        "compare", model.path, "--calib", model.calibration, "--eval", model.heldout,
+        "--nsamples", chosen["nsamples"], "--seeds", ",".join(map(str, seeds)),
+        "--methods", *rows, "--json", "--quiet")
+    if done.returncode != 0:
+        sys.exit(f"{model.name}: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def run(options, model, chosen):
+    """All rows of one model."""
+    with Service(options.bin_dir, options.workdir / model.name, [model],
+                 options.threads) as service:
+        # More than a ratio of 0.1 takes, and less than 0.15.
+        enough = ratio(2.135, chosen["iterations"], "gptq", "uniform")
+        uniform = compare(service, model, chosen, options.seeds[:1], [enough])
+        bits = math.ceil(uniform["rows"][0]["code_bits"] * 1e6) / 1e6
+        rows = methods(bits, chosen["iterations"])
+        print(f"{model.name}: {bits} bits, {len(rows)} methods, {len(options.seeds)} seeds",
+              file=sys.stderr)
+        found = compare(service, model, chosen, options.seeds, rows.values())
+    for name, row in zip(rows, found["rows"]):
+        row["name"] = name
+        for one in row["runs"]:
+            del one["job"]
+    return {"model": model.name, "calibration": model.calibration.name,
+            "heldout": model.heldout.name, "bits": bits, **chosen, **found}
+
+
+def measure(options, model):
+    """The same, from WORKDIR if it is there."""
+    chosen = settings(options, model)
+    made_with = [model.name, chosen, options.seeds, methods(0, chosen["iterations"]),
+                 *map(digest_of, (model.path / "config.json", model.calibration,
+                                  model.heldout, options.bin_dir / "bitwright-worker"))]
+    key = hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]
+    path = options.workdir / f"{model.name}-{key}.json"
+    if not path.exists():
+        path.write_text(json.dumps(run(options, model, chosen)))
+    return json.loads(path.read_text())
+
+
+def row_of(result, name):
+    return next(row for row in result["rows"] if row["name"] == name)
+
+
+def cell(row):
+    return (f"{row['perplexity']:.2f} ± {row['deviation']:.2f} "
+            f"({row['code_bits']:.3f} / {row['file_bits']:.3f})")
+
+
+def verdict(result, first, second):
+    """Of the seeds, how many have the first no higher, and the means' ratio."""
+    ours, theirs = row_of(result, first), row_of(result, second)
+    held = sum(a["perplexity"] <= b["perplexity"] for a, b in zip(ours["runs"], theirs["runs"]))
+    text = f"{held} of {len(ours['runs'])}, {ours['perplexity'] / theirs['perplexity']:.3f}"
+    return text if ours["perplexity"] <= theirs["perplexity"] else f"**{text}**"
+
+
+def markdown(document):
+    results = document["results"]
+    head = "| | " + " | ".join(result["model"] for result in results) + " |"
+    rule = "|---|" + "---|" * len(results)
+    lines = ["# Ablations of the ratio method", "",
+             "Perplexity on held-out text, mean and standard deviation over the seeds of the "
+             "calibration set, and (code bits / file bits a weight): code bits count the codes "
+             "and one flag a row, as published; file bits all bytes of the quantized tensors. "
+             "Lower is better. The rows of one model share calibration sets, scores and "
+             "solutions.", "", "    " + document["command"], "",
+             f"Commit {document['commit']}; seeds {' '.join(map(str, document['seeds']))}; "
+             "sequential pipeline.", "",
+             head, rule,
+             "| calibration windows × tokens | " + " | ".join(
+                 f"{result['nsamples']} × {result['seqlen']}" for result in results) + " |",
+             "| code bits asked for | " + " | ".join(
+                 f"{result['bits']:.4f}" for result in results) + " |",
+             "| hybrid: iterations a block | " + " | ".join(
+                 str(result["iterations"]) for result in results) + " |",
+             "| full precision | " + " | ".join(
+                 f"{result['perplexity']['before']:.2f}" for result in results) + " |"]
+    for row in results[0]["rows"]:
+        lines.append(f"| {row['name']} | " + " | ".join(
+            cell(row_of(result, row["name"])) for result in results) + " |")
+    lines += ["", "## Orderings", "",
+              "In how many of the seeds the first has no higher perplexity than the second, and "
+              "their means' ratio; bold where the means are the other way round.", "",
+              "| first ≤ second | " + head.removeprefix("| | "), rule]
+    for first, second in orderings():
+        lines.append(f"| {first} ≤ {second} | " + " | ".join(
+            verdict(result, first, second) for result in results) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def parse_options():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bin-dir", type=pathlib.Path, default=pathlib.Path(
+        os.environ.get("BITWRIGHT_BIN_DIR", SOURCE / "build/release/bin")))
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="only these")
+    parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--nsamples", type=int, default=128)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, help="of the worker [one a core]")
+    parser.add_argument("--workdir", type=pathlib.Path, default=SOURCE / "build/ratio",
+                        help="state and finished models")
+    parser.add_argument("--output", type=pathlib.Path, default=SOURCE / "tests/bench")
+    return parser.parse_args()
+
+
+def main():
+    options = parse_options()
+    models = [m for m in known_models() if not options.models or m.name in options.models]
+    if not models:
+        sys.exit("no such model; known: " + ", ".join(m.name for m in known_models()))
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    document = {
+        "command": shlex.join(["tests/bench/ratio_table.py", *sys.argv[1:]]),
+        "commit": commit(), "seeds": options.seeds,
+        "results": [measure(options, model) for model in models]}
+    options.output.mkdir(parents=True, exist_ok=True)
+    text = markdown(document)
+    (options.output / "RATIO.md").write_text(text)
+    (options.output / "RATIO.json").write_text(json.dumps(document, indent=1) + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
