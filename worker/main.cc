@@ -25,6 +25,7 @@
 #include "spdlog/sinks/stdout_color_sinks.h"
 #include "spdlog/spdlog.h"
 #include "worker/model/decoder_model.h"
+#include "worker/quant/blas_kernels.h"
 #include "worker/quant/parallel.h"
 #include "worker/runtime/quantize_layer.h"
 #include "worker/runtime/signal_watch.h"
@@ -218,6 +219,7 @@ int RunWorker(int argc, char** argv) {
 }  // namespace bitwright
 
 int main(int argc, char** argv) {
+  bitwright::quant::RestartWithFastBlas(argv);
   if (argc > 1 && std::string(argv[1]) == "quantize-layer") {
     return bitwright::QuantizeLayerCommand(argc - 1, argv + 1);
   }

@@ -24,6 +24,7 @@
 #include "tests/bench/bench_layer.h"
 #include "tests/bench/plain_reference.h"
 #include "worker/quant/baq.h"
+#include "worker/quant/blas_kernels.h"
 #include "worker/quant/factor.h"
 #include "worker/quant/grid.h"
 #include "worker/quant/hessian.h"
@@ -311,6 +312,7 @@ void RegisterAll() {
 }  // namespace bitwright::bench
 
 int main(int argc, char** argv) {
+  bitwright::quant::RestartWithFastBlas(argv);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   bitwright::bench::RegisterAll();

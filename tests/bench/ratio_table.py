@@ -28,7 +28,7 @@ from perplexity_table import SOURCE, Service, commit, digest_of, known_models
 # have are the shares of rows that take the same extra bits.
 RATIOS = (0.02, 0.05, 0.1, 0.15, 0.2)
 # What a model of its size takes a whole day for otherwise.
-LESS = {"stories15m": {"iterations": 1000, "nsamples": 32}}
+LESS = {"stories15m": {"iterations": 1000}}
 INTERACTIONS = ("all", "block", "none", "uniform")
 QUANTIZERS = ("hybrid", "gptq")
 
@@ -181,7 +181,7 @@ def parse_options():
         os.environ.get("BITWRIGHT_BIN_DIR", SOURCE / "build/release/bin")))
     parser.add_argument("--models", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--iterations", type=int, default=2000)
-    parser.add_argument("--nsamples", type=int, default=128)
+    parser.add_argument("--nsamples", type=int, default=32)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, help="of the worker [one a core]")
     parser.add_argument("--workdir", type=pathlib.Path, default=SOURCE / "build/ratio",

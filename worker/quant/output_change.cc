@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
 #include "worker/quant/blas.h"
 #include "worker/quant/parallel.h"
 
@@ -114,27 +115,27 @@ std::vector<float> OutputChange::Sketch() const {
   return sketch;
 }
 
-std::vector<double> GramOf(absl::Span<const float> sketches, int64_t n,
-                           double scale) {
+absl::StatusOr<std::vector<double>> GramOf(int64_t n, int64_t size,
+                                           double scale, ReadSketch read) {
   PinBlasToOneThread();
-  const int64_t size = n == 0 ? 0 : static_cast<int64_t>(sketches.size()) / n;
   const int64_t bands = (n + kRows - 1) / kRows;
-  std::vector<double> gram(n * n);
-  // Band by band of rows, up to the diagonal; the rest is mirrored.
-  ParallelFor(bands, [&](int64_t band) {
-    const int64_t first = band * kRows, rows = std::min(kRows, n - first);
-    const int64_t columns = first + rows;
-    std::vector<double> part(columns * kSpan);
-    for (int64_t begin = 0; begin < size; begin += kSpan) {
-      const int64_t span = std::min(kSpan, size - begin);
-      for (int64_t i = 0; i < columns; ++i) {
-        const float* from = sketches.data() + i * size + begin;
-        std::copy(from, from + span, part.data() + i * span);
-      }
-      Gemm(false, true, rows, columns, span, scale, part.data() + first * span,
-           span, part.data(), span, 1.0, gram.data() + first * n, n);
+  std::vector<double> gram(n * n), part(n * kSpan);
+  std::vector<float> values(kSpan);
+  for (int64_t begin = 0; begin < size; begin += kSpan) {
+    const int64_t span = std::min(kSpan, size - begin);
+    for (int64_t i = 0; i < n; ++i) {
+      BW_RETURN_IF_ERROR(
+          read(i, begin, absl::MakeSpan(values).subspan(0, span)));
+      std::copy_n(values.begin(), span, part.begin() + i * span);
     }
-  });
+    // Band by band of rows, up to the diagonal; the rest is mirrored.
+    ParallelFor(bands, [&](int64_t band) {
+      const int64_t first = band * kRows, rows = std::min(kRows, n - first);
+      Gemm(false, true, rows, first + rows, span, scale,
+           part.data() + first * span, span, part.data(), span, 1.0,
+           gram.data() + first * n, n);
+    });
+  }
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < i; ++j) gram[j * n + i] = gram[i * n + j];
   }

@@ -76,10 +76,15 @@ class OutputChange {
   std::vector<double> sums_;
 };
 
-// scale · ⟨sketch_i, sketch_j⟩, [n, n] row by row, from n sketches of one
-// length, one after the other.
-std::vector<double> GramOf(absl::Span<const float> sketches, int64_t n,
-                           double scale);
+// Reads coordinates [begin, begin + out.size()) of sketch i.
+using ReadSketch = absl::FunctionRef<absl::Status(int64_t i, int64_t begin,
+                                                  absl::Span<float> out)>;
+
+// scale · ⟨sketch_i, sketch_j⟩, [n, n] row by row, from n sketches of `size`
+// values each. Holds the matrix and, at a time, 1024 coordinates of each
+// sketch. The errors of `read`, which is called from one thread.
+absl::StatusOr<std::vector<double>> GramOf(int64_t n, int64_t size,
+                                           double scale, ReadSketch read);
 
 }  // namespace bitwright::quant
 

@@ -10,6 +10,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/status_macros.h"
+#include "common/checkpoint/dtype.h"
+#include "common/checkpoint/safetensors.h"
 #include "worker/quant/output_change.h"
 #include "worker/quant/quantize_rows.h"
 #include "worker/quant/ratio_solver.h"
@@ -26,9 +28,24 @@ using quant::RatioSolution;
 // What the response tasks found, option index fastest.
 struct Responses {
   std::vector<double> squares;  // [L|B|] Σ over sequences
-  std::vector<float> sketches;  // [L|B|, length]
+  // [L|B|] Sketches, F32 [length], left in their files.
+  std::vector<std::unique_ptr<SafetensorsFile>> files;
+  int64_t length = 0;
   int64_t sequences = 0;
+
+  // quant::ReadSketch.
+  absl::Status Read(int64_t i, int64_t begin, absl::Span<float> out) const;
 };
+
+absl::Status Responses::Read(int64_t i, int64_t begin,
+                             absl::Span<float> out) const {
+  const TensorInfo& sketch = *files[i]->Find("sketch");
+  const absl::string_view bytes = files[i]->Data(sketch).substr(
+      begin * sizeof(float), out.size() * sizeof(float));
+  BW_RETURN_IF_ERROR(ToFloats(sketch.dtype, bytes, out));
+  files[i]->Drop(sketch);
+  return absl::OkStatus();
+}
 
 std::vector<LinearSpec> AllLinears(const ModelConfig& config,
                                    RatioProblem* problem) {
@@ -47,7 +64,6 @@ absl::StatusOr<Responses> ReadResponses(const TaskContext& context,
                                         const std::vector<LinearSpec>& linears,
                                         int options) {
   Responses responses;
-  size_t length = 0;
   for (const LinearSpec& linear : linears) {
     for (int m = 0; m < options; ++m) {
       const std::string name =
@@ -59,16 +75,18 @@ absl::StatusOr<Responses> ReadResponses(const TaskContext& context,
       BW_ASSIGN_OR_RETURN(responses.sequences,
                           IntegerOf(*file, name, "sequences"));
       BW_ASSIGN_OR_RETURN(const TensorInfo* info, file->Require("sketch"));
-      BW_ASSIGN_OR_RETURN(const std::vector<float> sketch,
-                          file->ReadFloats("sketch", info->shape));
-      if (length == 0) length = sketch.size();
-      if (sketch.size() != length || responses.sequences < 1) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "input ", name, " is a sketch of ", sketch.size(), " values of ",
-            responses.sequences, " sequences, where others have ", length));
+      if (responses.files.empty() && info->shape.size() == 1) {
+        responses.length = info->shape[0];
       }
-      responses.sketches.insert(responses.sketches.end(), sketch.begin(),
-                                sketch.end());
+      if (info->dtype != DType::kF32 ||
+          info->shape != std::vector<int64_t>{responses.length} ||
+          responses.sequences < 1) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "input ", name, " is a sketch ", ShapeString(info->shape), " of ",
+            responses.sequences, " sequences, not F32 [", responses.length,
+            "] as the first"));
+      }
+      responses.files.push_back(std::move(file));
     }
   }
   return responses;
@@ -141,9 +159,14 @@ absl::StatusOr<std::vector<double>> Matrix(
   const double scale = 2.0 / static_cast<double>(responses.sequences);
   const bool gram =
       context.action->solve().method().ratio().estimate() != v1::ESTIMATE_PAPER;
-  std::vector<double> m =
-      gram ? quant::GramOf(responses.sketches, static_cast<int64_t>(n), scale)
-           : std::vector<double>(n * n);
+  std::vector<double> m(n * n);
+  if (gram) {
+    BW_ASSIGN_OR_RETURN(
+        m, quant::GramOf(static_cast<int64_t>(n), responses.length, scale,
+                         [&](int64_t i, int64_t begin, absl::Span<float> out) {
+                           return responses.Read(i, begin, out);
+                         }));
+  }
   for (size_t i = 0; i < n; ++i) m[i * n + i] = scale * responses.squares[i];
   if (gram) return m;
   for (size_t first = 0, last; first < linears.size(); first = last) {

@@ -1,5 +1,7 @@
 #include "worker/runtime/worker.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <thread>
 #include <utility>
@@ -157,6 +159,9 @@ void Worker::ComputeNext() {
   reporter_.Submit({std::move(current.task), std::move(current.control),
                     std::move(result), absl::Now() - start});
   if (prefetch.joinable()) prefetch.join();
+  // Else what tasks leave free stays scattered over the allocator's arenas, and
+  // the peak grows with the number of tasks.
+  malloc_trim(0);
 }
 
 void Worker::ReleaseQueue() {

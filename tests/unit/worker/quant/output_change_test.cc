@@ -63,6 +63,18 @@ OutputChange Changed(const OutputMetric& metric,
   return change;
 }
 
+// Of sketches one after the other.
+std::vector<double> Gram(const std::vector<float>& sketches, int64_t n,
+                         double scale) {
+  const int64_t size = static_cast<int64_t>(sketches.size()) / n;
+  return *GramOf(n, size, scale,
+                 [&](int64_t i, int64_t begin, absl::Span<float> out) {
+                   std::copy_n(sketches.begin() + i * size + begin, out.size(),
+                               out.begin());
+                   return absl::OkStatus();
+                 });
+}
+
 TEST(OutputChangeTest, LengthsAndProductsAreThoseOfTheLogits) {
   const Vocabulary vocabulary(61, 12, 1);
   const auto metric = OutputMetric::Create(vocabulary.gram, 12);
@@ -75,7 +87,7 @@ TEST(OutputChangeTest, LengthsAndProductsAreThoseOfTheLogits) {
   const std::vector<float> other = second.Sketch();
   EXPECT_EQ(sketches.size(), a.size());  // Short enough to be whole.
   sketches.insert(sketches.end(), other.begin(), other.end());
-  const std::vector<double> gram = GramOf(sketches, 2, 3.0);
+  const std::vector<double> gram = Gram(sketches, 2, 3.0);
   EXPECT_NEAR(gram[0] / (3 * aa), 1, 1e-6);
   EXPECT_NEAR(gram[3] / (3 * bb), 1, 1e-6);
   EXPECT_NEAR(gram[1], 3 * vocabulary.Product(a, b), 1e-5 * gram[0]);
@@ -104,7 +116,7 @@ TEST(OutputChangeTest, SketchesKeepLengthsAndNearlyProducts) {
   const std::vector<float> other = second.Sketch();
   ASSERT_EQ(sketches.size(), OutputChange::kSketchSize);
   sketches.insert(sketches.end(), other.begin(), other.end());
-  const std::vector<double> gram = GramOf(sketches, 2, 1.0);
+  const std::vector<double> gram = Gram(sketches, 2, 1.0);
   EXPECT_NEAR(gram[0] / first.squared_norm(), 1, 1e-6);
   EXPECT_NEAR(gram[3] / second.squared_norm(), 1, 1e-6);
   const double limit = 5 / std::sqrt(double{OutputChange::kSketchSize});
@@ -114,8 +126,8 @@ TEST(OutputChangeTest, SketchesKeepLengthsAndNearlyProducts) {
               limit);
 }
 
-// At the same pieces: a BLAS may sum rows at another place of a matrix in another
-// order.
+// At the same pieces: a BLAS may sum rows at another place of a matrix in
+// another order.
 TEST(OutputChangeTest, BytesDoNotDependOnThreads) {
   const Vocabulary vocabulary(40, 16, 4);
   const auto metric = OutputMetric::Create(vocabulary.gram, 16);
