@@ -45,22 +45,23 @@ void AddHybridOptions(CLI::App* command, v1::HybridSpec* spec) {
 
 absl::Status CheckHybrid(const SpecOptions& options) {
   const v1::HybridSpec& spec = options.hybrid;
-  if (options.quantizer != "hybrid") {
+  if (options.method != "ratio" || options.quantizer == "gptq") {
     if (spec.ByteSizeLong() == 0) return absl::OkStatus();
     return absl::InvalidArgumentError(
         "--iterations, --batch, --patience, --round-lr, --clip-lr, --round-l2, "
         "--round-weight, --gamma-first, --gamma-last and --edge-gradient go "
-        "with --quantizer hybrid");
+        "with --method ratio and --quantizer hybrid");
   }
   if (spec.has_iterations() && spec.iterations() < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("--iterations ", spec.iterations(),
                      ": a block learns nothing in that many; give 1 or more"));
   }
-  if (options.act_order || options.refine.value_or(0) > 0) {
+  if (options.act_order || options.refine.value_or(0) > 0 ||
+      options.damping != 0) {
     return absl::InvalidArgumentError(
-        "--act-order and --refine go with error feedback; --quantizer hybrid "
-        "has none");
+        "--act-order, --refine and --damping go with error feedback, which "
+        "--quantizer gptq has and hybrid has not");
   }
   return absl::OkStatus();
 }
@@ -95,8 +96,8 @@ void AddRatioOptions(CLI::App* command, SpecOptions* options) {
       ->check(CLI::IsMember({"gram", "paper"}));
   ratio
       ->add_option("--quantizer", options->quantizer,
-                   "gptq: error feedback, quick; hybrid: each block learns to "
-                   "give what it gave before [gptq]")
+                   "hybrid: each block learns to give what it gave before; "
+                   "gptq: error feedback, quick [hybrid]")
       ->check(CLI::IsMember({"gptq", "hybrid"}));
   AddHybridOptions(command, &options->hybrid);
 }
@@ -155,7 +156,7 @@ void FillRatio(const SpecOptions& options, v1::RatioSpec* ratio) {
         ParseEnum<v1::Quantizer>(ParseName<v1::Quantizer, v1::Quantizer_Parse>,
                                  "QUANTIZER_", options.quantizer));
   }
-  if (options.quantizer == "hybrid") *ratio->mutable_hybrid() = options.hybrid;
+  if (options.quantizer != "gptq") *ratio->mutable_hybrid() = options.hybrid;
 }
 
 }  // namespace bitwright

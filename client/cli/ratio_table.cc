@@ -32,6 +32,8 @@ std::pair<int64_t, std::string> BlockAndLinear(const std::string& name) {
 struct Ratios {
   std::vector<std::string> linears;  // Columns, as they first come.
   std::map<int64_t, std::map<std::string, double>> by_block;
+  // Of the block's reconstruction, as "before → after"; empty without one.
+  std::map<int64_t, std::string> losses;
   int bits_normal = 0, bits_high = 0;
 };
 
@@ -51,6 +53,12 @@ Ratios Collect(const CheckpointDescription& description) {
       ratios.linears.push_back(linear);
     }
     ratios.by_block[block][linear] = ratio["share"].get<double>();
+    const Json learned = report.value("reconstruction", Json());
+    if (learned.is_object()) {
+      ratios.losses[block] =
+          absl::StrCat(Significant(learned.value("first_loss", 0.0), 4), " → ",
+                       Significant(learned.value("loss", 0.0), 4));
+    }
     ratios.bits_normal = ratio.value("bits_normal", 0);
     ratios.bits_high = ratio.value("bits_high", 0);
   }
@@ -64,6 +72,7 @@ std::string RatioTableText(const CheckpointDescription& description) {
   if (ratios.by_block.empty()) return "";
   std::vector<std::string> header = {"block"};
   header.insert(header.end(), ratios.linears.begin(), ratios.linears.end());
+  if (!ratios.losses.empty()) header.push_back("block's loss");
   Table table(header);
   for (const auto& [block, shares] : ratios.by_block) {
     std::vector<std::string> row = {absl::StrCat(block)};
@@ -71,6 +80,10 @@ std::string RatioTableText(const CheckpointDescription& description) {
       const auto it = shares.find(linear);
       row.push_back(it == shares.end() ? ""
                                        : absl::StrFormat("%.4g", it->second));
+    }
+    if (!ratios.losses.empty()) {
+      const auto it = ratios.losses.find(block);
+      row.push_back(it == ratios.losses.end() ? "" : it->second);
     }
     table.AddRow(std::move(row));
   }

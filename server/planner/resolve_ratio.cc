@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
@@ -16,6 +17,7 @@ constexpr int kDefaultBitsNormal = 2;
 constexpr double kDefaultRatios[] = {0.02, 0.05, 0.1, 0.15, 0.2};
 constexpr int kMaxRatios = 64;
 constexpr int kMaxIterations = 1000000;
+constexpr int kMaxBatch = 1024;
 
 absl::Status CheckRatios(const v1::RatioSpec& ratio) {
   if (ratio.ratios_size() > kMaxRatios) {
@@ -80,8 +82,9 @@ absl::Status CheckHybrid(const v1::HybridSpec& h) {
       CheckHybridField("iterations", h.iterations(),
                        h.iterations() >= 1 && h.iterations() <= kMaxIterations,
                        absl::StrCat("from 1 to ", kMaxIterations)));
-  BW_RETURN_IF_ERROR(
-      CheckHybridField("batch", h.batch(), h.batch() >= 1, "positive"));
+  BW_RETURN_IF_ERROR(CheckHybridField("batch", h.batch(),
+                                      h.batch() >= 1 && h.batch() <= kMaxBatch,
+                                      absl::StrCat("from 1 to ", kMaxBatch)));
   BW_RETURN_IF_ERROR(positive("round_rate", h.round_rate()));
   BW_RETURN_IF_ERROR(positive("clip_rate", h.clip_rate()));
   BW_RETURN_IF_ERROR(not_negative("round_decay", h.round_decay()));
@@ -112,24 +115,33 @@ void FillHybrid(v1::HybridSpec* h) {
   if (!h->has_edge_gradient()) h->set_edge_gradient(0.5);
 }
 
+// What goes with error feedback, which the hybrid quantizer does not have.
+absl::Status CheckNoFeedback(const v1::MethodSpec& method) {
+  for (const auto& [name, value] :
+       {std::pair{"act_order", method.act_order() ? 1.0 : 0.0},
+        std::pair{"refine_sweeps", static_cast<double>(method.refine_sweeps())},
+        std::pair{"damping", method.damping()}}) {
+    if (value == 0) continue;
+    return BadField(absl::StrCat("method.", name), value,
+                    "0 for RATIO with the HYBRID quantizer, which has no error "
+                    "feedback; the GPTQ quantizer has");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ResolveQuantizer(v1::MethodSpec* method) {
   v1::RatioSpec* ratio = method->mutable_ratio();
-  BW_ASSIGN_OR_RETURN(
-      const v1::Quantizer quantizer,
-      ResolveEnum("method.ratio.quantizer", ratio->quantizer(),
-                  v1::QUANTIZER_GPTQ, v1::QUANTIZER_HYBRID, "GPTQ or HYBRID"));
+  BW_ASSIGN_OR_RETURN(const v1::Quantizer quantizer,
+                      ResolveEnum("method.ratio.quantizer", ratio->quantizer(),
+                                  v1::QUANTIZER_HYBRID, v1::QUANTIZER_HYBRID,
+                                  "GPTQ or HYBRID"));
   ratio->set_quantizer(quantizer);
   if (quantizer != v1::QUANTIZER_HYBRID) {
     if (!ratio->has_hybrid()) return absl::OkStatus();
     return BadField("method.ratio.hybrid", "present",
                     "absent unless the quantizer is HYBRID");
   }
-  if (method->act_order() || method->refine_sweeps() > 0) {
-    return BadField(
-        method->act_order() ? "method.act_order" : "method.refine_sweeps",
-        method->act_order() ? 1 : method->refine_sweeps(),
-        "0 for the HYBRID quantizer, which has no error feedback");
-  }
+  BW_RETURN_IF_ERROR(CheckNoFeedback(*method));
   FillHybrid(ratio->mutable_hybrid());
   return CheckHybrid(ratio->hybrid());
 }

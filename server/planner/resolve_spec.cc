@@ -155,9 +155,12 @@ absl::Status ResolveMethod(v1::MethodSpec* method) {
     return BadField("method.group_size", method->group_size(),
                     "0 (one grid a row) or a positive number of columns");
   }
-  if (method->damping() == 0) method->set_damping(kDefaultDamping);
-  if (!(method->damping() > 0 && std::isfinite(method->damping()))) {
-    return BadField("method.damping", method->damping(), "positive and finite");
+  if (!method->ratio().has_hybrid()) {
+    if (method->damping() == 0) method->set_damping(kDefaultDamping);
+    if (!(method->damping() > 0 && std::isfinite(method->damping()))) {
+      return BadField("method.damping", method->damping(),
+                      "positive and finite");
+    }
   }
   if (!method->has_refine_sweeps()) {
     const bool exact = method->method() == v1::METHOD_BAQ &&

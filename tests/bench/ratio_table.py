@@ -27,15 +27,8 @@ from perplexity_table import SOURCE, Service, commit, digest_of, known_models
 # The published ratios, at 3 bits for the rows that matter most. What 4 and 16 bits may
 # have are the shares of rows that take the same extra bits.
 RATIOS = (0.02, 0.05, 0.1, 0.15, 0.2)
-# What a model of its size takes a whole day for otherwise.
-LESS = {"stories15m": {"iterations": 1000}}
 INTERACTIONS = ("all", "block", "none", "uniform")
 QUANTIZERS = ("hybrid", "gptq")
-
-
-def settings(options, model):
-    return {"iterations": options.iterations, "nsamples": options.nsamples,
-            **LESS.get(model.name, {})}
 
 
 def ratio(bits, iterations, quantizer, interactions="all", bits_high=3, extra=""):
@@ -80,46 +73,46 @@ def orderings():
     return pairs
 
 
-def compare(service, model, chosen, seeds, rows):
+def compare(options, service, model, seeds, rows):
     done = service.run(
         "compare", model.path, "--calib", model.calibration, "--eval", model.heldout,
-        "--nsamples", chosen["nsamples"], "--seeds", ",".join(map(str, seeds)),
-        "--methods", *rows, "--json", "--quiet")
+        "--nsamples", options.nsamples, "--seqlen", options.seqlen, "--seeds",
+        ",".join(map(str, seeds)), "--methods", *rows, "--json", "--quiet")
     if done.returncode != 0:
         sys.exit(f"{model.name}: {done.stderr.strip()}")
     return json.loads(done.stdout)
 
 
-def run(options, model, chosen):
+def run(options, model):
     """All rows of one model."""
     with Service(options.bin_dir, options.workdir / model.name, [model],
                  options.threads) as service:
         # More than a ratio of 0.1 takes, and less than 0.15.
-        enough = ratio(2.135, chosen["iterations"], "gptq", "uniform")
-        uniform = compare(service, model, chosen, options.seeds[:1], [enough])
+        enough = ratio(2.135, options.iterations, "gptq", "uniform")
+        uniform = compare(options, service, model, options.seeds[:1], [enough])
         bits = math.ceil(uniform["rows"][0]["code_bits"] * 1e6) / 1e6
-        rows = methods(bits, chosen["iterations"])
+        rows = methods(bits, options.iterations)
         print(f"{model.name}: {bits} bits, {len(rows)} methods, {len(options.seeds)} seeds",
               file=sys.stderr)
-        found = compare(service, model, chosen, options.seeds, rows.values())
+        found = compare(options, service, model, options.seeds, rows.values())
     for name, row in zip(rows, found["rows"]):
         row["name"] = name
         for one in row["runs"]:
             del one["job"]
     return {"model": model.name, "calibration": model.calibration.name,
-            "heldout": model.heldout.name, "bits": bits, **chosen, **found}
+            "heldout": model.heldout.name, "bits": bits, **found}
 
 
 def measure(options, model):
     """The same, from WORKDIR if it is there."""
-    chosen = settings(options, model)
-    made_with = [model.name, chosen, options.seeds, methods(0, chosen["iterations"]),
+    made_with = [model.name, options.nsamples, options.seqlen, options.seeds,
+                 methods(0, options.iterations),
                  *map(digest_of, (model.path / "config.json", model.calibration,
                                   model.heldout, options.bin_dir / "bitwright-worker"))]
     key = hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]
     path = options.workdir / f"{model.name}-{key}.json"
     if not path.exists():
-        path.write_text(json.dumps(run(options, model, chosen)))
+        path.write_text(json.dumps(run(options, model)))
     return json.loads(path.read_text())
 
 
@@ -150,15 +143,12 @@ def markdown(document):
              "and one flag a row, as published; file bits all bytes of the quantized tensors. "
              "Lower is better. The rows of one model share calibration sets, scores and "
              "solutions.", "", "    " + document["command"], "",
-             f"Commit {document['commit']}; seeds {' '.join(map(str, document['seeds']))}; "
-             "sequential pipeline.", "",
+             f"Commit {document['commit']}; calibration {document['nsamples']} windows of "
+             f"{document['seqlen']} tokens, seeds {' '.join(map(str, document['seeds']))}; "
+             f"hybrid: {document['iterations']} iterations a block; sequential pipeline.", "",
              head, rule,
-             "| calibration windows × tokens | " + " | ".join(
-                 f"{result['nsamples']} × {result['seqlen']}" for result in results) + " |",
              "| code bits asked for | " + " | ".join(
                  f"{result['bits']:.4f}" for result in results) + " |",
-             "| hybrid: iterations a block | " + " | ".join(
-                 str(result["iterations"]) for result in results) + " |",
              "| full precision | " + " | ".join(
                  f"{result['perplexity']['before']:.2f}" for result in results) + " |"]
     for row in results[0]["rows"]:
@@ -180,8 +170,9 @@ def parse_options():
     parser.add_argument("--bin-dir", type=pathlib.Path, default=pathlib.Path(
         os.environ.get("BITWRIGHT_BIN_DIR", SOURCE / "build/release/bin")))
     parser.add_argument("--models", nargs="+", metavar="NAME", help="only these")
-    parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--iterations", type=int, default=500)
     parser.add_argument("--nsamples", type=int, default=32)
+    parser.add_argument("--seqlen", type=int, default=128)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, help="of the worker [one a core]")
     parser.add_argument("--workdir", type=pathlib.Path, default=SOURCE / "build/ratio",
@@ -198,7 +189,8 @@ def main():
     options.workdir.mkdir(parents=True, exist_ok=True)
     document = {
         "command": shlex.join(["tests/bench/ratio_table.py", *sys.argv[1:]]),
-        "commit": commit(), "seeds": options.seeds,
+        "commit": commit(), "nsamples": options.nsamples, "seqlen": options.seqlen,
+        "seeds": options.seeds, "iterations": options.iterations,
         "results": [measure(options, model) for model in models]}
     options.output.mkdir(parents=True, exist_ok=True)
     text = markdown(document)

@@ -29,10 +29,11 @@ class Server:
             self.start_worker(f"w{number}")
 
     def start_worker(self, name):
-        self.processes.append(subprocess.Popen(
-            [str(BIN / "bitwright-worker"), "--server", self.address, "--name", name,
-             "--cache-dir", str(self.state / name), "--threads", "1"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        with open(self.state / f"{name}.log", "wb") as log:
+            self.processes.append(subprocess.Popen(
+                [str(BIN / "bitwright-worker"), "--server", self.address, "--name", name,
+                 "--cache-dir", str(self.state / name), "--threads", "1"],
+                stdout=log, stderr=log))
         return self.processes[-1]
 
     def stop(self):

@@ -11,8 +11,8 @@ from test_model_scope import Server
 
 # What runs over the text, and what is measured of the output.
 MEASURING = ("prepare", "forward", "gradient", "response")
-RATIO = ["--method", "ratio", "--bits", "2.2"]
-HYBRID = [*RATIO, "--quantizer", "hybrid", "--iterations"]
+HYBRID = ["--method", "ratio", "--bits", "2.2", "--iterations"]
+RATIO = ["--method", "ratio", "--bits", "2.2", "--quantizer", "gptq"]
 
 
 class RatioTest(harness.TestCase):
@@ -54,8 +54,8 @@ class RatioTest(harness.TestCase):
 
     def test_dense_and_native_are_the_same_model(self):
         out, dense = self.scratch / "native", self.scratch / "dense"
-        self.quantize(LLAMA, out, *QUICK, "--method", "ratio", "--group-size", "32",
-                      "--bits-high", "16", "--bits", "2.9")
+        self.quantize(LLAMA, out, *QUICK, "--method", "ratio", "--quantizer", "gptq",
+                      "--group-size", "32", "--bits-high", "16", "--bits", "2.9")
         self.bitwright("verify", out)
         self.bitwright("export", out, "--format", "dense", "-o", dense)
         text = [HELDOUT, "--seqlen", "128"]
@@ -65,7 +65,8 @@ class RatioTest(harness.TestCase):
     def test_another_budget_solves_again_without_a_forward_pass(self):
         server = Server(self)
         at = ["--server", server.address]
-        parallel = [*self.small(), "--method", "ratio", "--pipeline", "parallel", *at]
+        parallel = [*self.small(), "--method", "ratio", "--quantizer", "gptq", "--pipeline",
+                    "parallel", *at]
         first = self.quantize(parallel[0], self.scratch / "a", *parallel[1:], "--bits", "2.2")
         other = self.quantize(parallel[0], self.scratch / "b", *parallel[1:], "--bits", "2.12")
         self.assertNotEqual(first["ratio"]["bits"], other["ratio"]["bits"])
@@ -123,15 +124,21 @@ class RatioTest(harness.TestCase):
         worker = server.processes[1]
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-        self.assertGreater(self.reconstructed(job, at), 0)
+        done, total = self.reconstructed(job, at)
+        self.assertIn(done, range(1, total))
         server.start_worker("after")
         output, errors = client.communicate(timeout=300)
         self.assertEqual(client.returncode, 0, errors)
+        # No finished block was learned again.
+        log = (server.state / "after.log").read_text()
+        again = [line for line in log.splitlines()
+                 if "/tasks/reconstruct-" in line and " starts" in line]
+        self.assertEqual(len(again), total - done, log)
         self.assertEqual(tree_digest(want), tree_digest(self.scratch / "out"))
 
     def reconstructed(self, job, at):
         found = json.loads(self.bitwright("job", job, "--json", *at).stdout)
-        return next(phase.get("done", 0) for phase in found["phases"]
+        return next((phase.get("done", 0), phase["total"]) for phase in found["phases"]
                     if phase["kind"] == "TASK_KIND_RECONSTRUCT")
 
     def test_a_worker_killed_in_each_phase_changes_nothing(self):
@@ -178,10 +185,13 @@ class RatioTest(harness.TestCase):
                 (["--bits", "2.2", "--ratios", "0.1,1"], "ratios"),
                 (["--bits", "2.2", "--estimate", "paper", "--interactions", "all"],
                  "interactions"),
-                (["--bits", "2.2", "--quantizer", "hybrid", "--iterations", "0"], "iterations 0"),
-                (["--bits", "2.2", "--iterations", "9"], "quantizer hybrid"),
-                (["--bits", "2.2", "--quantizer", "hybrid", "--clip-lr", "0"], "clip_rate is 0"),
-                (["--bits", "2.2", "--quantizer", "hybrid", "--act-order"], "act_order"),
+                (["--bits", "2.2", "--iterations", "0"], "iterations 0"),
+                (["--bits", "2.2", "--quantizer", "gptq", "--iterations", "9"],
+                 "quantizer hybrid"),
+                (["--bits", "2.2", "--clip-lr", "0"], "clip_rate is 0"),
+                (["--bits", "2.2", "--edge-gradient", "2"], "edge_gradient is 2"),
+                (["--bits", "2.2", "--act-order"], "act_order"),
+                (["--bits", "2.2", "--damping", "0.1"], "damping"),
                 (["--bits", "2.0001"], "between 2.02562 and 2.20484"),
                 (["--bits", "3.5"], "between 2.02562 and 2.20484")):
             out = self.scratch / "out"

@@ -12,6 +12,7 @@
 #include "worker/model/torch_util.h"
 #include "worker/quant/gptq.h"
 #include "worker/quant/grid.h"
+#include "worker/quant/kernels.h"
 #include "worker/quant/quantize_rows.h"
 
 namespace bitwright::model {
@@ -38,11 +39,36 @@ at::Tensor Leaf(at::Tensor values) {
   return std::move(values).detach().clone().set_requires_grad(true);
 }
 
+// What the other devices do in a dozen steps.
+FakeQuantized FakeQuantizeOnCpu(const at::Tensor& weight,
+                                const at::Tensor& scale, const at::Tensor& zero,
+                                const at::Tensor& top, double edge_gradient) {
+  FakeQuantized out{at::empty_like(weight), at::empty_like(weight)};
+  const int64_t n = weight.size(2);
+  for (int64_t row = 0; row < weight.size(0); ++row) {
+    for (int64_t g = 0; g < weight.size(1); ++g) {
+      const int64_t range = row * weight.size(1) + g;
+      quant::FakeQuantizeRun(weight.data_ptr<float>() + range * n,
+                             {.scale = scale.data_ptr<float>()[range],
+                              .zero = zero.data_ptr<float>()[range],
+                              .top = top.data_ptr<float>()[row],
+                              .edge = static_cast<float>(edge_gradient)},
+                             n, out.weight.data_ptr<float>() + range * n,
+                             out.slope.data_ptr<float>() + range * n);
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
 FakeQuantized FakeQuantize(const at::Tensor& weight, const at::Tensor& scale,
                            const at::Tensor& zero, const at::Tensor& top,
                            double edge_gradient) {
+  if (weight.is_cpu()) {
+    return FakeQuantizeOnCpu(weight, scale.contiguous(), zero.contiguous(),
+                             top.contiguous(), edge_gradient);
+  }
   const at::Tensor steps = weight / scale;
   at::Tensor codes = at::round(steps).add_(zero);
   const at::Tensor within = codes.ge(0).logical_and_(codes.le(top));

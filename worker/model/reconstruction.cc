@@ -22,6 +22,8 @@ namespace {
 constexpr double kWarmUp = 0.2;
 // A loss that has fallen by less counts as flat.
 constexpr double kFlat = 1e-3;
+// Of the loss, so that gradients stay within float32.
+constexpr double kMostScale = 1e30;
 
 absl::Status BadOption(absl::string_view name, double value,
                        absl::string_view allowed) {
@@ -108,6 +110,14 @@ class Reconstruction {
         device_, static_cast<int64_t>(linears_.size()), "rounding",
         [&](int64_t l) { return use(static_cast<size_t>(l)); });
   }
+  // Calls `use` for 0 .. n-1, as many at once as ForEachSequence does, and
+  // tells the watcher in between: whole sets take long.
+  absl::Status InSteps(int64_t n, absl::string_view what, int iteration,
+                       absl::FunctionRef<absl::Status(int64_t)> use);
+  absl::Status Watch(int iteration) const {
+    if (problem_.watch == nullptr) return absl::OkStatus();
+    return problem_.watch(iteration, last_loss_);
+  }
   struct Pair {
     at::Tensor input, target;
   };
@@ -169,6 +179,19 @@ absl::StatusOr<Reconstruction::Pair> Reconstruction::Read(
               ToTensor(std::move(target), {problem_.seqlen, width_}, device_)};
 }
 
+absl::Status Reconstruction::InSteps(
+    int64_t n, absl::string_view what, int iteration,
+    absl::FunctionRef<absl::Status(int64_t)> use) {
+  const int64_t at_once = SequencesAtOnce(device_);
+  for (int64_t begin = 0; begin < n; begin += at_once) {
+    if (begin > 0) BW_RETURN_IF_ERROR(Watch(iteration));
+    BW_RETURN_IF_ERROR(
+        ForEachSequence(device_, std::min(at_once, n - begin), what,
+                        [&](int64_t i) { return use(begin + i); }));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Reconstruction::Measure(int iteration) {
   std::vector<LearnedLinear> learned(linears_.size());
   BW_RETURN_IF_ERROR(ForEachLinear([&](size_t l) {
@@ -177,8 +200,8 @@ absl::Status Reconstruction::Measure(int iteration) {
     return absl::OkStatus();
   }));
   std::vector<double> squares(problem_.sequences);
-  BW_RETURN_IF_ERROR(ForEachSequence(
-      device_, problem_.sequences, "block forward",
+  BW_RETURN_IF_ERROR(InSteps(
+      problem_.sequences, "block forward", iteration,
       [&](int64_t i) -> absl::Status {
         BW_ASSIGN_OR_RETURN(const Pair pair, Read(i));
         const at::Tensor output = block_->Forward(pair.input, nullptr, true);
@@ -241,6 +264,7 @@ absl::Status Reconstruction::Iterate(int iteration) {
   const int64_t at_once = SequencesAtOnce(device_);
   std::vector<at::Tensor> total;  // Summed in the order of the sequences.
   for (int64_t begin = 0; begin < options_.batch; begin += at_once) {
+    if (begin > 0) BW_RETURN_IF_ERROR(Watch(iteration));
     const int64_t n = std::min(at_once, options_.batch - begin);
     std::vector<int64_t> sequences;
     for (int64_t i = 0; i < n; ++i) sequences.push_back(shuffle_.Next());
@@ -263,9 +287,11 @@ absl::Status Reconstruction::Iterate(int iteration) {
   const double gamma = Gamma(iteration);
   return ForEachLinear([&](size_t l) -> absl::Status {
     if (!std::isfinite(total[l].sum().item<double>())) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          linears_[l].name, ": the gradient at iteration ", iteration,
-          " is not a finite number; lower the learning rates"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(linears_[l].name, ": the gradient at iteration ",
+                       iteration, " is not a finite number; ",
+                       iteration == 0 ? "the calibration set's states overflow"
+                                      : "lower the learning rates"));
     }
     weights_[l]->Backward(total[l], gamma);
     weights_[l]->Step();
@@ -277,8 +303,10 @@ absl::StatusOr<ReconstructedBlock> Reconstruction::Run() {
   BW_RETURN_IF_ERROR(Measure(0));
   int64_t rounded = 0;
   for (const auto& weight : weights_) rounded += weight->rounded_entries();
-  // A loss of 0 cannot be improved.
-  scale_ = static_cast<double>(std::max<int64_t>(1, rounded)) / best_.loss;
+  // A loss of 0 cannot be improved; one next to it must not overflow.
+  scale_ =
+      std::min(kMostScale,
+               static_cast<double>(std::max<int64_t>(1, rounded)) / best_.loss);
   const int first_flat = rounded > 0 ? options_.iterations / 2 : 0;
   for (int i = 0; i < options_.iterations && best_.loss > 0; ++i) {
     BW_RETURN_IF_ERROR(Iterate(i));
@@ -286,9 +314,7 @@ absl::StatusOr<ReconstructedBlock> Reconstruction::Run() {
     const bool measured = best_.iterations % options_.check_every == 0 ||
                           best_.iterations == options_.iterations;
     if (measured) BW_RETURN_IF_ERROR(Measure(best_.iterations));
-    if (problem_.watch != nullptr) {
-      BW_RETURN_IF_ERROR(problem_.watch(best_.iterations, last_loss_));
-    }
+    BW_RETURN_IF_ERROR(Watch(best_.iterations));
     // Never away from a state that has not been measured.
     if (measured && options_.patience > 0 &&
         best_.iterations - std::max(last_gain_, first_flat) >=

@@ -83,8 +83,8 @@ struct ReconstructProblem {
                              absl::Span<float> target)>
       read;
   std::vector<RowsToLearn> linears;  // As BlockLinears.
-  // Told after every iteration, with the last measured loss; an error ends the
-  // reconstruction. May be null.
+  // Told after every iteration and during long ones, with the last measured
+  // loss; an error ends the reconstruction. May be null.
   std::function<absl::Status(int iteration, double loss)> watch;
 };
 

@@ -219,6 +219,23 @@ BITWRIGHT_INLINE void InverseRunBody(const float* x, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = 1.0f / x[i];
 }
 
+BITWRIGHT_INLINE void FakeQuantizeRunBody(const float* w,
+                                          const LearnedGrid& grid, int64_t n,
+                                          float* weight, float* slope) {
+  const LearnedGrid g = grid;
+  for (int64_t i = 0; i < n; ++i) {
+    const float step = w[i] / g.scale;
+    const float code = std::rint(step) + g.zero;
+    const float kept = Clamp(code, 0.0f, g.top);
+    // 0 for a code at an end, else at least 1; and 0 for one beyond.
+    const float within = std::min(kept, g.top - kept) >= 1.0f ? 1.0f : g.edge;
+    const float share = code == kept ? within : 0.0f;
+    const float away = kept - g.zero;
+    weight[i] = away * g.scale;
+    slope[i] = away - share * step;
+  }
+}
+
 template <typename Sum>
 BITWRIGHT_INLINE std::array<double, 2> DistortionSum(
     const std::array<const float*, 2>& t, const StepRun& grid, int64_t n) {
@@ -269,6 +286,10 @@ BITWRIGHT_DISPATCH(void, MakeGridRun,
                    (const float* min, const float* max, const float* top,
                     int64_t n, float* scale, float* zero),
                    (min, max, top, n, scale, zero))
+BITWRIGHT_DISPATCH(void, FakeQuantizeRun,
+                   (const float* w, const LearnedGrid& grid, int64_t n,
+                    float* weight, float* slope),
+                   (w, grid, n, weight, slope))
 BITWRIGHT_DISPATCH(RunSums, RoundRun,
                    (const GridRun& grid, int64_t n, float* t, float* w,
                     uint8_t* codes),

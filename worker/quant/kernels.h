@@ -1,4 +1,5 @@
-// The inner loops of this folder, over contiguous runs of rows. Private to it.
+// The inner loops of this folder, over contiguous runs of rows. Private to it,
+// but for FakeQuantizeRun.
 //
 // Each loop has one body, compiled for the baseline, for AVX2 and for AVX-512,
 // and chosen at run time. The source spells out every operation and its order,
@@ -90,6 +91,15 @@ struct Extent {
   bool finite = true;
 };
 Extent ExtentRun(const float* x, int64_t n);
+
+// Rounds w[i] to the grid scale · (q − zero), q in 0..top: weight[i], and
+// slope[i], its derivative by the scale, with the rounding passed straight
+// through, a clamped code not at all, and one at 0 or top by the share `edge`.
+struct LearnedGrid {
+  float scale = 0, zero = 0, top = 0, edge = 0;
+};
+void FakeQuantizeRun(const float* w, const LearnedGrid& grid, int64_t n,
+                     float* weight, float* slope);
 
 // Index of the first value that is NaN or infinite, or -1.
 int64_t FirstNonFinite(const float* x, int64_t n);

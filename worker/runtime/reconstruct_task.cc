@@ -31,6 +31,14 @@ class SequenceFiles {
 
   int64_t sequences() const { return static_cast<int64_t>(places_.size()); }
   int64_t seqlen() const { return seqlen_; }
+  // Whether sequence i is in the same place of the same shard in both.
+  bool SameShards(const SequenceFiles& other) const {
+    return seqlen_ == other.seqlen_ &&
+           std::equal(places_.begin(), places_.end(), other.places_.begin(),
+                      other.places_.end(), [](const Place& a, const Place& b) {
+                        return a.index == b.index;
+                      });
+  }
   // `out` is [seqlen, width]. Thread-safe.
   absl::Status Read(int64_t sequence, absl::Span<float> out) const {
     const Place& place = places_[sequence];
@@ -62,9 +70,11 @@ absl::StatusOr<SequenceFiles> SequenceFiles::Open(const TaskContext& context,
     const std::vector<int64_t>& shape = tensor->shape;
     if (tensor->dtype != DType::kF32 || shape.size() != 3 ||
         shape[2] != width || (all.seqlen_ != 0 && shape[1] != all.seqlen_)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "input ", name, " has shape ", ShapeString(shape),
-          ", not F32 [sequences, ", all.seqlen_, ", ", width, "]"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("input ", name, " is ", DTypeName(tensor->dtype), " ",
+                       ShapeString(shape), ", not F32 [sequences, ",
+                       all.seqlen_ == 0 ? "tokens" : absl::StrCat(all.seqlen_),
+                       ", ", width, "]"));
     }
     all.seqlen_ = shape[1];
     for (int64_t i = 0; i < shape[0]; ++i) {
@@ -135,12 +145,11 @@ absl::StatusOr<TaskResult> ExecuteReconstruct(const TaskContext& context) {
                       SequenceFiles::Open(context, "hidden."));
   BW_ASSIGN_OR_RETURN(const SequenceFiles target,
                       SequenceFiles::Open(context, "target."));
-  if (hidden.sequences() != target.sequences() ||
-      hidden.seqlen() != target.seqlen()) {
+  if (!hidden.SameShards(target)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "block ", block, ": ", hidden.sequences(), " sequences of ",
         hidden.seqlen(), " tokens enter it, and ", target.sequences(), " of ",
-        target.seqlen(), " leave it"));
+        target.seqlen(), " leave it; or their shards differ"));
   }
   const std::vector<LinearSpec> linears =
       BlockLinears(context.model->config(), block);

@@ -159,6 +159,9 @@ TEST(ResolveSpec, RatioHasTheDefaultsOfThePaper) {
             (std::vector<double>{0.02, 0.05, 0.1, 0.15, 0.2}));
   EXPECT_EQ(ratio.interactions(), v1::INTERACTIONS_ALL);
   EXPECT_EQ(ratio.estimate(), v1::ESTIMATE_GRAM);
+  EXPECT_EQ(ratio.quantizer(), v1::QUANTIZER_HYBRID);
+  EXPECT_EQ(ratio.hybrid().iterations(), 5000);
+  EXPECT_EQ(spec->method().damping(), 0);  // There is no error feedback.
   EXPECT_EQ(spec->method().budget(), v1::BUDGET_CODES);
   EXPECT_EQ(spec->method().refine_sweeps(), 0);
   const absl::StatusOr<v1::JobSpec> again = ResolveSpec(*spec, Model());

@@ -118,6 +118,24 @@ TEST_P(KernelsTest, ExtentFindsWhatIsNotFinite) {
   }
 }
 
+TEST_P(KernelsTest, FakeQuantizeIsTheSameAtEveryInstructionSet) {
+  std::vector<float> w(67);
+  for (size_t i = 0; i < w.size(); ++i) {
+    w[i] = 0.021f * static_cast<float>(i) - 0.7f;
+  }
+  const LearnedGrid grid{.scale = 0.25f, .zero = 1, .top = 3, .edge = 0.5f};
+  const int64_t n = static_cast<int64_t>(w.size());
+  std::vector<float> weight[2], slope[2];
+  for (int best : {0, 1}) {
+    LimitSimd(best == 1 ? GetParam() : Simd::kPortable);
+    weight[best].resize(n);
+    slope[best].resize(n);
+    FakeQuantizeRun(w.data(), grid, n, weight[best].data(), slope[best].data());
+  }
+  EXPECT_EQ(weight[0], weight[1]);
+  EXPECT_EQ(slope[0], slope[1]);
+}
+
 INSTANTIATE_TEST_SUITE_P(Simd, KernelsTest,
                          testing::Values(Simd::kPortable, Simd::kAvx2,
                                          Simd::kAvx512));
