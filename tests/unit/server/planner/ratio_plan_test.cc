@@ -21,24 +21,30 @@ using ::testing::HasSubstr;
 
 // As the server does it: the files are its own to add.
 v1::JobSpec Resolved(v1::JobSpec spec, const ModelConfig& config) {
-  spec.mutable_model()->clear_files();
   absl::StatusOr<v1::JobSpec> resolved = ResolveSpec(spec, config);
   EXPECT_TRUE(resolved.ok()) << resolved.status();
   *resolved->mutable_model()->add_files() = Spec(config).model().files(0);
   return *resolved;
 }
 
-v1::JobSpec Ratio(const ModelConfig& config,
-                  v1::Estimate estimate = v1::ESTIMATE_GRAM) {
+// As submitted: defaults are not filled in, since they differ by quantizer.
+v1::JobSpec Submitted(const ModelConfig& config, v1::Quantizer quantizer) {
   v1::JobSpec spec = Spec(config);
+  spec.mutable_model()->clear_files();
   spec.mutable_method()->Clear();
   spec.mutable_method()->set_method(v1::METHOD_RATIO);
   spec.mutable_method()->set_bits(2.3);
   for (double ratio : {0.1, 0.3}) {
     spec.mutable_method()->mutable_ratio()->add_ratios(ratio);
   }
+  spec.mutable_method()->mutable_ratio()->set_quantizer(quantizer);
+  return spec;
+}
+
+v1::JobSpec Ratio(const ModelConfig& config,
+                  v1::Estimate estimate = v1::ESTIMATE_GRAM) {
+  v1::JobSpec spec = Submitted(config, v1::QUANTIZER_GPTQ);
   spec.mutable_method()->mutable_ratio()->set_estimate(estimate);
-  spec.mutable_method()->mutable_ratio()->set_quantizer(v1::QUANTIZER_GPTQ);
   return Resolved(std::move(spec), config);
 }
 
@@ -134,9 +140,8 @@ TEST(PlanRatio, OnlyTheSolverReadsTheBudget) {
 }
 
 v1::JobSpec Hybrid(const ModelConfig& config, v1::Pipeline pipeline) {
-  v1::JobSpec spec = Ratio(config);
+  v1::JobSpec spec = Submitted(config, v1::QUANTIZER_HYBRID);
   spec.set_pipeline(pipeline);
-  spec.mutable_method()->mutable_ratio()->set_quantizer(v1::QUANTIZER_HYBRID);
   return Resolved(std::move(spec), config);
 }
 
@@ -198,9 +203,7 @@ TEST(PlanRatio, BothQuantizersShareTheSolution) {
 TEST(ResolveHybrid, BadFieldsAreNamed) {
   const ModelConfig config = Model(2);
   const auto refused = [&](auto change) {
-    v1::JobSpec spec = Ratio(config);
-    spec.mutable_model()->clear_files();
-    spec.mutable_method()->mutable_ratio()->set_quantizer(v1::QUANTIZER_HYBRID);
+    v1::JobSpec spec = Submitted(config, v1::QUANTIZER_HYBRID);
     change(spec.mutable_method());
     absl::StatusOr<v1::JobSpec> resolved = ResolveSpec(spec, config);
     EXPECT_EQ(resolved.status().code(), absl::StatusCode::kInvalidArgument);
