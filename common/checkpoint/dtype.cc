@@ -6,6 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace bitwright {
 namespace {
 
@@ -46,6 +50,29 @@ void Convert(const char* bytes, absl::Span<float> out, F convert) {
     out[i] = convert(value);
   }
 }
+
+#if defined(__x86_64__) && defined(__GNUC__)
+// Eight at a time. The instruction knows every half value, as the table does.
+[[gnu::target("avx,f16c")]] size_t ConvertHalves(const char* bytes,
+                                                 absl::Span<float> out) {
+  size_t i = 0;
+  for (; i + 8 <= out.size(); i += 8) {
+    const __m128i halves =
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + 2 * i));
+    _mm256_storeu_ps(out.data() + i, _mm256_cvtph_ps(halves));
+  }
+  return i;
+}
+
+bool HasHalfConversion() {
+  static const bool has =
+      __builtin_cpu_supports("avx") && __builtin_cpu_supports("f16c");
+  return has;
+}
+#else
+size_t ConvertHalves(const char*, absl::Span<float>) { return 0; }
+bool HasHalfConversion() { return false; }
+#endif
 
 template <typename F>
 void Append16(absl::Span<const float> values, std::string* out, F convert) {
@@ -143,6 +170,11 @@ absl::Status ToFloats(DType dtype, absl::string_view bytes,
       if (!out.empty()) std::memcpy(out.data(), bytes.data(), bytes.size());
       return absl::OkStatus();
     case DType::kF16:
+      if (HasHalfConversion()) {
+        const size_t done = ConvertHalves(bytes.data(), out);
+        bytes.remove_prefix(2 * done);
+        out.remove_prefix(done);
+      }
       Convert<uint16_t>(bytes.data(), out,
                         [table = HalfTable()](uint16_t h) { return table[h]; });
       return absl::OkStatus();

@@ -84,16 +84,16 @@ def measure(options, model):
 
 
 ROWS = (
-    ("options in all, L·|B|", "size", "d"),
+    ("options of all linears", "size", "d"),
     ("diagonals, largest relative difference", "diagonal", ".1e"),
-    ("largest |M − Mᵀ|", "asymmetry", ".1e"),
+    ("largest difference of M from its transpose", "asymmetry", ".1e"),
     ("gram: least eigenvalue / largest", "least_eigenvalue", ".1e"),
-    ("gram: mean |entry| within a block", "gram_within", ".4f"),
+    ("gram: mean absolute entry within a block", "gram_within", ".4f"),
     ("paper: the same", "paper_within", ".4f"),
-    ("gram: mean |entry| across blocks", "gram_across", ".4f"),
+    ("gram: mean absolute entry across blocks", "gram_across", ".4f"),
     ("within a block: correlation of the two", "correlation", ".4f"),
-    ("mean |difference|", "difference", ".4f"),
-    ("largest |difference|", "largest_difference", ".4f"),
+    ("mean absolute difference", "difference", ".4f"),
+    ("largest absolute difference", "largest_difference", ".4f"),
 )
 
 
@@ -120,7 +120,7 @@ def main():
     parser.add_argument("--bin-dir", type=pathlib.Path, default=pathlib.Path(
         os.environ.get("BITWRIGHT_BIN_DIR", SOURCE / "build/release/bin")))
     parser.add_argument("--models", nargs="+", metavar="NAME", help="only these")
-    parser.add_argument("--nsamples", type=int, default=8)
+    parser.add_argument("--nsamples", type=int, default=4)
     parser.add_argument("--seqlen", type=int, default=128)
     parser.add_argument("--threads", type=int, help="of the worker [one a core]")
     parser.add_argument("--workdir", type=pathlib.Path, default=SOURCE / "build/estimates")

@@ -194,12 +194,24 @@ absl::Status BenchBlock(int64_t sequences, std::FILE* out) {
                 "sequences of %d tokens, through the code of the service: "
                 "hidden states from and to host memory.\n",
                 sequences, kSeqlen);
-  for (quant::CudaHessianMode mode : {quant::CudaHessianMode::kFloat32,
-                                      quant::CudaHessianMode::kSplitBfloat16}) {
-    quant::SetCudaHessianMode(mode);
-    absl::FPrintF(
-        out, "\n### Hessians in %s\n\n| phase | s |\n|---|---|\n",
-        mode == quant::CudaHessianMode::kFloat32 ? "float32" : "split bf16");
+  struct Precision {
+    quant::CudaHessianMode hessians;
+    model::CudaProducts products;
+    const char* name;
+  };
+  for (const Precision& precision :
+       {Precision{quant::CudaHessianMode::kFloat32,
+                  model::CudaProducts::kFloat32, "All in float32"},
+        Precision{quant::CudaHessianMode::kSplitBfloat16,
+                  model::CudaProducts::kFloat32, "Hessians in split bf16"},
+        Precision{quant::CudaHessianMode::kSplitBfloat16,
+                  model::CudaProducts::kStored,
+                  "`--cuda-precision half`: and linears in the model's "
+                  "float16"}}) {
+    quant::SetCudaHessianMode(precision.hessians);
+    model::SetCudaProducts(precision.products);
+    absl::FPrintF(out, "\n### %s\n\n| phase | s |\n|---|---|\n",
+                  precision.name);
     model::HiddenStates states =
         RandomStates(sequences, checkpoint->config().hidden_size);
     BlockSeconds seconds;
@@ -217,7 +229,7 @@ absl::Status BenchBlock(int64_t sequences, std::FILE* out) {
         0,
         [&](const std::string& name)
             -> absl::StatusOr<std::optional<std::vector<float>>> {
-          return quantized.at(name);
+          return std::move(quantized.at(name));
         },
         &states, nullptr));
     seconds.forward = Now() - begin;
@@ -227,6 +239,7 @@ absl::Status BenchBlock(int64_t sequences, std::FILE* out) {
     std::fflush(out);
   }
   quant::SetCudaHessianMode(quant::CudaHessianMode::kFloat32);
+  model::SetCudaProducts(model::CudaProducts::kFloat32);
   return absl::OkStatus();
 }
 

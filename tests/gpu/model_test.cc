@@ -58,6 +58,45 @@ TEST_P(BlockOnGpuTest, EqualsTheCpu) {
   quant::SetCudaHessianMode(quant::CudaHessianMode::kFloat32);
 }
 
+// What 16 bits leave: 8 of significand in bfloat16.
+TEST(StoredProductsTest, AreNearlyThoseOfFloat32) {
+  if (const auto device = ResolveDevice("cuda"); !device.ok()) {
+    GTEST_SKIP() << device.status().message();
+  }
+  const Fixture fixture("llama_gqa_bias_bf16");
+  HiddenStates on_cpu = fixture.Embed(), on_gpu = on_cpu;
+  SetCudaProducts(CudaProducts::kStored);
+  const LoadedModel gpu(FixturePath("llama_gqa_bias_bf16"), "cuda");
+  EXPECT_EQ(gpu.model->RunBlock(0, nullptr, &on_gpu, nullptr),
+            absl::OkStatus());
+  SetCudaProducts(CudaProducts::kFloat32);
+  ASSERT_EQ(fixture.model->RunBlock(0, nullptr, &on_cpu, nullptr),
+            absl::OkStatus());
+  const double difference = WorstDifference(on_gpu.data, on_cpu.data);
+  EXPECT_LT(difference, 0x1p-6);
+  EXPECT_GT(difference, 0x1p-20);  // It was not float32 after all.
+}
+
+// Many more sequences than are on their way at once, in place.
+TEST(SequencesTest, EachComesBackToItsPlace) {
+  if (const auto device = ResolveDevice("cuda"); !device.ok()) {
+    GTEST_SKIP() << device.status().message();
+  }
+  const Fixture fixture("llama_plain");
+  const LoadedModel gpu(FixturePath("llama_plain"), "cuda");
+  HiddenStates one = fixture.Embed(), many = one;
+  many.sequences *= 40;
+  many.data.clear();
+  for (int i = 0; i < 40; ++i) {
+    many.data.insert(many.data.end(), one.data.begin(), one.data.end());
+  }
+  ASSERT_EQ(gpu.model->RunBlock(0, nullptr, &one, nullptr), absl::OkStatus());
+  ASSERT_EQ(gpu.model->RunBlock(0, nullptr, &many, nullptr), absl::OkStatus());
+  for (size_t i = 0; i < many.data.size(); ++i) {
+    ASSERT_EQ(many.data[i], one.data[i % one.data.size()]) << i;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Modes, BlockOnGpuTest,
     testing::Values(quant::CudaHessianMode::kFloat32,

@@ -5,6 +5,7 @@
 #include <torch/cuda.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "worker/model/block.h"
 #include "worker/model/embedding.h"
 #include "worker/model/hessian_sums.h"
+#include "worker/model/sequence_stream.h"
 #include "worker/model/square_sums.h"
 #include "worker/model/torch_util.h"
 #include "worker/model/weights.h"
@@ -20,6 +22,8 @@
 
 namespace bitwright::model {
 namespace {
+
+std::atomic<CudaProducts> cuda_products{CudaProducts::kFloat32};
 
 absl::Status CheckBatch(const ModelConfig& config, const HiddenStates& s) {
   if (s.sequences < 1 || s.seqlen < 1 || s.width != config.hidden_size ||
@@ -125,17 +129,18 @@ absl::Status DecoderModel::Impl::Run(const DecoderBlock& block,
                                      HessianSums* sums) const {
   const int64_t batch =
       sums == nullptr ? input.sequences : SequencesAtOnce(device);
+  const int64_t size = input.seqlen * input.width;
+  SequenceStream stream(device);
   for (int64_t begin = 0; begin < input.sequences; begin += batch) {
     const int64_t n = std::min(batch, input.sequences - begin);
     std::vector<CapturedInputs> captured(sums == nullptr ? 0 : n);
     BW_RETURN_IF_ERROR(
         ForEachSequence(device, n, "block forward", [&](int64_t i) {
+          const int64_t at = (begin + i) * size;
           const at::Tensor y = block.Forward(
-              Sequence(input, begin + i),
+              stream.In(input.data.data() + at, {input.seqlen, input.width}),
               sums == nullptr ? nullptr : &captured[i], output != nullptr);
-          if (output != nullptr) {
-            CopyFromTensor(y, output->data.data() + (begin + i) * y.numel());
-          }
+          if (output != nullptr) stream.Out(y, output->data.data() + at);
           return absl::OkStatus();
         }));
     for (CapturedInputs& inputs : captured) {
@@ -143,6 +148,7 @@ absl::Status DecoderModel::Impl::Run(const DecoderBlock& block,
       inputs = CapturedInputs();
     }
   }
+  stream.Finish();
   return absl::OkStatus();
 }
 
@@ -196,6 +202,9 @@ absl::Status DecoderModel::Impl::Backprop(const DecoderBlock& block,
 DecoderModel::DecoderModel(std::unique_ptr<Impl> impl)
     : impl_(std::move(impl)) {}
 DecoderModel::~DecoderModel() = default;
+
+void SetCudaProducts(CudaProducts products) { cuda_products = products; }
+CudaProducts ActiveCudaProducts() { return cuda_products; }
 
 absl::StatusOr<std::unique_ptr<DecoderModel>> DecoderModel::Open(
     const ModelDirectory* directory, const std::string& device) {

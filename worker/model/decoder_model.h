@@ -31,9 +31,10 @@
 // result depends neither on the number of threads nor on the other sequences
 // of the batch. Hessian sums are taken in the order of the sequences.
 //
-// All arithmetic is float32. Sequences run in parallel on quant::Threads()
-// threads (worker/quant/parallel.h); on CUDA one after the other. This header
-// is free of torch on purpose: its headers take long to compile.
+// All arithmetic is float32, unless SetCudaProducts says otherwise. Sequences
+// run in parallel on quant::Threads() threads (worker/quant/parallel.h); on
+// CUDA one after the other. This header is free of torch on purpose: its
+// headers take long to compile.
 #ifndef BITWRIGHT_WORKER_MODEL_DECODER_MODEL_H_
 #define BITWRIGHT_WORKER_MODEL_DECODER_MODEL_H_
 
@@ -96,6 +97,19 @@ enum class Sensitivity {
   kOutputs,  // OutputSensitivity::squares
   kWeights,  // and OutputSensitivity::fisher, half a forward pass more
 };
+
+// How linears multiply on a CUDA device, on their way forward.
+enum class CudaProducts {
+  kFloat32,
+  // Matrices that the checkpoint stores in 16 bits stay as they are, and what
+  // they read is rounded to the same type: ten times the rate, and what serving
+  // such a checkpoint computes. All else is float32.
+  kStored,
+};
+// kFloat32 until it is set; for models that are opened afterwards, and for the
+// whole process. Thread-safe.
+void SetCudaProducts(CudaProducts products);
+CudaProducts ActiveCudaProducts();
 
 // Const functions are thread-safe. Errors of all of them: INVALID_ARGUMENT for
 // arguments that do not fit the model (the message says which), the errors of

@@ -24,12 +24,18 @@ absl::Status CheckSize(const std::string& name, const std::string& source,
 }  // namespace
 
 at::Tensor LinearWeights::operator()(const at::Tensor& x) const {
+  if (weight.scalar_type() != at::kFloat) {
+    const at::Tensor y =
+        at::mm(x.to(weight.scalar_type()), weight.t()).to(at::kFloat);
+    return bias.defined() ? y + bias : y;
+  }
   return bias.defined() ? at::addmm(bias, x, weight.t())
                         : at::mm(x, weight.t());
 }
 
 at::Tensor LinearWeights::Backward(const at::Tensor& gradient) const {
-  return at::mm(gradient, weight);
+  // Gradients are too small for 16 bits.
+  return at::mm(gradient, weight.to(at::kFloat));
 }
 
 at::Tensor NormWeights::Rms(const at::Tensor& x) const {
@@ -63,6 +69,10 @@ absl::StatusOr<LinearWeights> WeightReader::Linear(const std::string& prefix,
                                                    int64_t rows, int64_t cols,
                                                    bool bias) const {
   const std::string name = prefix + ".weight";
+  LinearWeights linear;
+  if (bias) {
+    BW_ASSIGN_OR_RETURN(linear.bias, Vector(prefix + ".bias", rows));
+  }
   std::optional<std::vector<float>> values;
   if (override_ != nullptr && *override_ != nullptr) {
     BW_ASSIGN_OR_RETURN(values, (*override_)(prefix));
@@ -71,17 +81,59 @@ absl::StatusOr<LinearWeights> WeightReader::Linear(const std::string& prefix,
           CheckSize(name, "weight override", values->size(), rows * cols));
     }
   }
-  if (!values.has_value()) {
+  const std::optional<at::ScalarType> stored = StoredIn16Bits(name);
+  if (!values.has_value() && stored.has_value()) {
+    BW_ASSIGN_OR_RETURN(linear.weight, Upload(name, *stored, rows, cols));
+  } else if (!values.has_value()) {
     BW_ASSIGN_OR_RETURN(values, directory_->ReadFloats(name));
     BW_RETURN_IF_ERROR(
         CheckSize(name, directory_->path(), values->size(), rows * cols));
   }
-  LinearWeights linear;
-  linear.weight = ToTensor(*std::move(values), {rows, cols}, device_);
-  if (bias) {
-    BW_ASSIGN_OR_RETURN(linear.bias, Vector(prefix + ".bias", rows));
+  if (values.has_value()) {
+    linear.weight = ToTensor(*std::move(values), {rows, cols}, device_);
   }
+  const bool keep = ActiveCudaProducts() == CudaProducts::kStored;
+  linear.weight =
+      linear.weight.to(stored.has_value() && keep ? *stored : at::kFloat);
   return linear;
+}
+
+std::optional<at::ScalarType> WeightReader::StoredIn16Bits(
+    const std::string& name) const {
+  if (!device_.is_cuda()) return std::nullopt;
+  const auto stored = directory_->Stored(name);  // Not if it is quantized.
+  if (!stored.ok()) return std::nullopt;
+  switch (stored->info->dtype) {
+    case DType::kF16:
+      return at::kHalf;
+    case DType::kBF16:
+      return at::kBFloat16;
+    default:
+      return std::nullopt;
+  }
+}
+
+absl::StatusOr<at::Tensor> WeightReader::Upload(const std::string& name,
+                                                at::ScalarType type,
+                                                int64_t rows,
+                                                int64_t cols) const {
+  BW_ASSIGN_OR_RETURN(const ModelDirectory::StoredTensor stored,
+                      directory_->Stored(name));
+  const absl::string_view bytes = stored.file->Data(*stored.info);
+  BW_RETURN_IF_ERROR(CheckSize(name, stored.file->path(),
+                               bytes.size() / SizeOf(stored.info->dtype),
+                               rows * cols));
+  const at::Tensor uploaded =
+      at::from_blob(const_cast<char*>(bytes.data()), {rows, cols},
+                    at::TensorOptions().dtype(type))
+          .to(device_);
+  stored.file->Drop(*stored.info);
+  if (at::isfinite(uploaded).all().item<bool>()) return uploaded;
+  // Says where.
+  const auto values = directory_->ReadFloats(name);
+  return values.ok() ? absl::InternalError(
+                           absl::StrCat(name, " came to the device damaged"))
+                     : values.status();
 }
 
 absl::StatusOr<NormWeights> WeightReader::Norm(const std::string& prefix,

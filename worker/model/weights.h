@@ -1,10 +1,12 @@
-// Weights as float32 tensors on the device, read when asked for.
+// Weights as tensors on the device, read when asked for: float32, but for the
+// matrices that CudaProducts::kStored leaves in 16 bits.
 #ifndef BITWRIGHT_WORKER_MODEL_WEIGHTS_H_
 #define BITWRIGHT_WORKER_MODEL_WEIGHTS_H_
 
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -59,6 +61,13 @@ class WeightReader {
   const at::Device& device() const { return device_; }
 
  private:
+  // Of a matrix that is stored in 16 bits, if a CUDA device is to have it.
+  std::optional<at::ScalarType> StoredIn16Bits(const std::string& name) const;
+  // As it is stored, without a detour over float32.
+  absl::StatusOr<at::Tensor> Upload(const std::string& name,
+                                    at::ScalarType type, int64_t rows,
+                                    int64_t cols) const;
+
   const ModelDirectory* directory_;
   at::Device device_;
   const WeightOverride* override_;

@@ -41,6 +41,30 @@ TEST(DTypeTest, AllHalvesDecodeExactly) {
 
 // Between neighbours a < b: the middle goes to the even one, everything else to
 // the nearer one.
+// In bulk, eight at a time where the machine can, and the rest.
+TEST(DTypeTest, EveryHalfIsConvertedInBulkAsAlone) {
+  std::vector<uint16_t> halves(65536 + 5);
+  for (size_t i = 0; i < halves.size(); ++i) {
+    halves[i] = static_cast<uint16_t>(i);
+  }
+  std::vector<float> values(halves.size());
+  ASSERT_TRUE(ToFloats(DType::kF16,
+                       {reinterpret_cast<const char*>(halves.data()),
+                        halves.size() * sizeof(uint16_t)},
+                       absl::MakeSpan(values))
+                  .ok());
+  for (size_t i = 0; i < halves.size(); ++i) {
+    const float want = HalfToFloat(halves[i]);
+    if (std::isnan(want)) {
+      EXPECT_TRUE(std::isnan(values[i])) << i;
+    } else {
+      EXPECT_EQ(std::bit_cast<uint32_t>(values[i]),
+                std::bit_cast<uint32_t>(want))
+          << i;
+    }
+  }
+}
+
 TEST(DTypeTest, HalfRoundsToNearestEven) {
   for (uint16_t bits = 0; bits < 0x7bff; ++bits) {
     const float low = HalfToFloat(bits), high = HalfToFloat(bits + 1);

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -262,6 +264,32 @@ TEST_F(ReconstructionTest, ALossThatIsNotFiniteIsRefused) {
   EXPECT_EQ(block.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(block.status().message(),
               HasSubstr("block 1: the loss at iteration 0"));
+}
+
+TEST_F(ReconstructionTest, LearnsOnCudaWhatItLearnsOnTheCpu) {
+  if (const auto device = ResolveDevice("cuda"); !device.ok()) {
+    GTEST_SKIP() << device.status().message();
+  }
+  const LoadedModel gpu(FixturePath("llama_plain"), "cuda");
+  const ReconstructProblem problem = Problem(2, 3);
+  const ReconstructOptions options{.iterations = 80, .check_every = 20};
+  const ReconstructedBlock want = Run(problem, options);
+  const ReconstructedBlock got =
+      Must(ReconstructBlock(*gpu.model, problem, options));
+  EXPECT_NEAR(got.first_loss / want.first_loss, 1, 1e-4);
+  EXPECT_NEAR(got.loss / want.loss, 1, 0.02);
+  EXPECT_LT(got.loss, 0.9 * got.first_loss);
+  EXPECT_NEAR(got.loss / Loss(problem, got.linears, 0), 1, 1e-3);
+  for (size_t l = 0; l < want.linears.size(); ++l) {
+    const auto& a = want.linears[l].codes;
+    const auto& b = got.linears[l].codes;
+    ASSERT_EQ(a.size(), b.size());
+    const auto same = std::inner_product(
+        a.begin(), a.end(), b.begin(), int64_t{0}, std::plus<>(),
+        [](uint8_t x, uint8_t y) { return int64_t{x == y}; });
+    EXPECT_GT(static_cast<double>(same), 0.97 * static_cast<double>(a.size()))
+        << linears()[l].name;
+  }
 }
 
 TEST_F(ReconstructionTest, TheWatcherMayEndIt) {
