@@ -26,7 +26,6 @@
 #include "spdlog/spdlog.h"
 #include "worker/model/decoder_model.h"
 #include "worker/quant/blas_kernels.h"
-#include "worker/quant/hessian_cuda.h"
 #include "worker/quant/parallel.h"
 #include "worker/runtime/quantize_layer.h"
 #include "worker/runtime/signal_watch.h"
@@ -44,7 +43,6 @@ struct Flags {
   std::string server = "localhost:8470";
   std::string name;
   std::string device = "auto";
-  std::string cuda_precision = "full";
   int threads = 0;
   std::string cache_dir;
   uint64_t cache_bytes = uint64_t{8} << 30;
@@ -67,12 +65,6 @@ void AddFlags(CLI::App* app, Flags* flags) {
                       "Stable name, unique among the server's workers "
                       "(default: from the host and the cache directory)"),
       "BITWRIGHT_WORKER_NAME");
-  env(app->add_option("--cuda-precision", flags->cuda_precision,
-                      "full: float32; half: linears multiply in the 16 bits "
-                      "that the model has, and Hessians in three products of "
-                      "bfloat16. The same for all workers of a server")
-          ->check(CLI::IsMember({"full", "half"})),
-      "BITWRIGHT_CUDA_PRECISION");
   env(app->add_option("--device", flags->device, "auto, cpu or cuda")
           ->check(CLI::IsMember({"auto", "cpu", "cuda"})),
       "BITWRIGHT_DEVICE");
@@ -169,10 +161,6 @@ absl::Status Serve(const Flags& flags, pid_t parent) {
   BW_RETURN_IF_ERROR(api.status());
 
   quant::SetThreads(flags.threads);
-  if (flags.cuda_precision == "half") {
-    quant::SetCudaHessianMode(quant::CudaHessianMode::kSplitBfloat16);
-    model::SetCudaProducts(model::CudaProducts::kStored);
-  }
   BlobFetcher fetcher(api->get(), place->cache.get(), &patience, &metrics);
   ModelProvider models(&fetcher, device);
   std::unique_ptr<TaskRunner> runner =

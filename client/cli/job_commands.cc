@@ -192,6 +192,15 @@ absl::StatusOr<int> ShowJob(const JobOptions& options, const Globals& globals) {
   return options.exit_status ? ReportJobEnd(job) : static_cast<int>(kExitDone);
 }
 
+// How far a running task is, or what went wrong.
+std::string LastWord(const v1::Task& task) {
+  if (task.state() == v1::TASK_STATE_RUNNING) {
+    return absl::StrFormat("%.0f%%%s%s", 100 * task.fraction_done(),
+                           task.note().empty() ? "" : ", ", task.note());
+  }
+  return task.errors().empty() ? "" : task.errors().rbegin()->message();
+}
+
 absl::StatusOr<int> ShowTasks(const JobOptions& options,
                               const Globals& globals) {
   BW_ASSIGN_OR_RETURN(std::shared_ptr<Client> client, Connect(options.server));
@@ -203,19 +212,18 @@ absl::StatusOr<int> ShowTasks(const JobOptions& options,
     std::cout << ToJson(all);
     return kExitDone;
   }
-  Table table(
-      {"task", "kind", "state", "attempts", "worker", "time", "last error"});
+  Table table({"task", "kind", "state", "attempts", "worker", "time",
+               "progress or last error"});
   for (const v1::Task& task : all.tasks()) {
     const std::string time =
         task.has_start_time() && task.has_end_time()
             ? HumanDuration(FromProtoTime(task.end_time()) -
                             FromProtoTime(task.start_time()))
             : "-";
-    table.AddRow(
-        {task.name().substr(task.name().rfind('/') + 1),
-         TaskKindName(task.kind()), TaskStateName(task.state()),
-         absl::StrCat(task.attempts()), task.worker(), time,
-         task.errors().empty() ? "" : task.errors().rbegin()->message()});
+    table.AddRow({task.name().substr(task.name().rfind('/') + 1),
+                  TaskKindName(task.kind()), TaskStateName(task.state()),
+                  absl::StrCat(task.attempts()), task.worker(), time,
+                  LastWord(task)});
   }
   std::cout << table.Render();
   return kExitDone;

@@ -1,5 +1,6 @@
 #include "client/cli/progress.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@ namespace bitwright {
 namespace {
 
 constexpr int kBarWidth = 28;
+constexpr int kLeastBarWidth = 10;
 constexpr absl::Duration kLineInterval = absl::Seconds(5);
 
 std::string ShortName(absl::string_view name, absl::string_view prefix) {
@@ -75,12 +77,13 @@ JobProgress MeasureProgress(const v1::Job& job) {
   std::vector<std::string> running;
   for (const v1::PhaseProgress& phase : job.phases()) {
     const double weight = Weight(phase.kind(), blocks, job.spec());
-    done += weight * phase.done();
+    done += weight * (phase.done() + phase.running_done());
     total += weight * phase.total();
     progress.total += phase.total();
     progress.done += phase.done();
     progress.cached += phase.cached();
     if (phase.running() > 0) running.push_back(TaskKindName(phase.kind()));
+    if (!phase.note().empty()) progress.note = phase.note();
   }
   progress.fraction = total > 0 ? done / total : 0;
   progress.phase = running.empty() || job.state() == v1::JOB_STATE_SUCCEEDED
@@ -91,6 +94,11 @@ JobProgress MeasureProgress(const v1::Job& job) {
 
 ProgressDisplay::Style ProgressDisplay::StderrStyle() {
   return isatty(STDERR_FILENO) ? Style::kBar : Style::kLines;
+}
+
+int ProgressDisplay::StderrColumns() {
+  winsize size = {};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
 
 std::optional<absl::Duration> ProgressDisplay::Eta(double fraction,
@@ -111,7 +119,24 @@ std::string ProgressDisplay::Describe(const JobProgress& progress,
       eta.has_value() && progress.fraction < 1) {
     absl::StrAppend(&text, ", ETA ", HumanDuration(*eta));
   }
+  if (!progress.note.empty()) absl::StrAppend(&text, ", ", progress.note);
   return text;
+}
+
+std::string ProgressDisplay::Bar(const JobProgress& progress,
+                                 absl::Time now) const {
+  const std::string text =
+      absl::StrFormat("] %3d%% ", static_cast<int>(progress.fraction * 100)) +
+      Describe(progress, now);
+  // A line that wraps could not be overwritten.
+  const int room = columns_ == 0 ? kBarWidth + static_cast<int>(text.size()) + 1
+                                 : columns_ - 1;
+  const int width = std::clamp(room - 1 - static_cast<int>(text.size()),
+                               kLeastBarWidth, kBarWidth);
+  const int filled = static_cast<int>(progress.fraction * width);
+  return absl::StrCat("[", std::string(filled, '#'),
+                      std::string(width - filled, '.'), text)
+      .substr(0, room);
 }
 
 void ProgressDisplay::Update(const v1::Job& job, absl::Time now) {
@@ -122,12 +147,7 @@ void ProgressDisplay::Update(const v1::Job& job, absl::Time now) {
     start_fraction_ = progress.fraction;
   }
   if (style_ == Style::kBar) {
-    const int filled = static_cast<int>(progress.fraction * kBarWidth);
-    *out_ << "\r\x1b[K[" << std::string(filled, '#')
-          << std::string(kBarWidth - filled, '.')
-          << absl::StrFormat("] %3d%% ",
-                             static_cast<int>(progress.fraction * 100))
-          << Describe(progress, now) << std::flush;
+    *out_ << "\r\x1b[K" << Bar(progress, now) << std::flush;
     line_open_ = true;
     return;
   }

@@ -25,6 +25,7 @@ struct JobProgress {
   int total = 0, done = 0, cached = 0;
   double fraction = 0;  // Weighted, in [0, 1].
   std::string phase;    // Kinds that are running, or the job's state.
+  std::string note;     // What a running task says of itself.
 };
 JobProgress MeasureProgress(const v1::Job& job);
 
@@ -34,7 +35,12 @@ class ProgressDisplay {
   // kBar if stderr is a terminal.
   static Style StderrStyle();
 
-  ProgressDisplay(Style style, std::ostream* out) : style_(style), out_(out) {}
+  // The terminal's width; 0 if stderr is none.
+  static int StderrColumns();
+
+  // A bar's line is kept to `columns`, unless that is 0.
+  ProgressDisplay(Style style, std::ostream* out, int columns = 0)
+      : style_(style), columns_(columns), out_(out) {}
   void Update(const v1::Job& job, absl::Time now);
   // Leaves the cursor at the start of a fresh line.
   void Finish();
@@ -46,7 +52,10 @@ class ProgressDisplay {
  private:
   std::string Describe(const JobProgress& progress, absl::Time now) const;
 
+  std::string Bar(const JobProgress& progress, absl::Time now) const;
+
   Style style_;
+  int columns_;
   std::ostream* out_;
   absl::Time start_time_ = absl::InfinitePast();
   double start_fraction_ = 0;

@@ -21,10 +21,11 @@ void AddHybridOptions(CLI::App* command, v1::HybridSpec* spec) {
   AddField(group, "--iterations", spec, &Spec::set_iterations,
            "Iterations for each block [5000]");
   AddField(group, "--batch", spec, &Spec::set_batch,
-           "Calibration windows an iteration [1]");
+           "Calibration windows an iteration, up to 1024 [1]");
   AddField(group, "--patience", spec, &Spec::set_patience,
            "Iterations without a gain of 0.1 % after which a block is done, "
-           "counted from the second half on; 0: never [1000]");
+           "counted from the second half on where roundings are learned; 0: "
+           "never [1000]");
   AddField(group, "--round-lr", spec, &Spec::set_round_rate,
            "Learning rate of the roundings of the rows at the higher bits "
            "[0.001]");

@@ -120,7 +120,8 @@ void AddGridOptions(CLI::Option_group* method, SpecOptions* options) {
   method->add_flag("--mse-clip", options->mse_clip,
                    "Search the clip of each grid");
   method->add_flag("--act-order", options->act_order,
-                   "Columns by descending Hessian diagonal");
+                   "Columns by descending Hessian diagonal; like the next "
+                   "two, not with ratio's hybrid quantizer");
   method
       ->add_option("--damping", options->damping,
                    "Relative damping of the Hessian [0.01]")

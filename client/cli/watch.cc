@@ -85,7 +85,7 @@ absl::StatusOr<v1::Job> WatchToEnd(std::shared_ptr<Client> client,
   });
   ProgressDisplay display(options.quiet ? ProgressDisplay::Style::kNone
                                         : ProgressDisplay::StderrStyle(),
-                          &std::cerr);
+                          &std::cerr, ProgressDisplay::StderrColumns());
   const absl::Time deadline = absl::Now() + options.timeout;
   while (true) {
     std::optional<absl::StatusOr<v1::Job>> result = latest->AwaitResult(kFrame);

@@ -3,7 +3,9 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "common/base/status_macros.h"
 #include "server/scheduler/scheduler.h"
 #include "server/scheduler/transition.h"
@@ -17,6 +19,7 @@ namespace {
 constexpr int kLargestClaim = 64;
 constexpr int kCandidates = 64;
 constexpr size_t kAffinities = 4;  // Remembered for each worker.
+constexpr size_t kLongestNote = 200;
 
 // Index of the candidate that `worker` should take. Candidates come in order of
 // preference; only among those of the first one's job and stage does it matter
@@ -80,6 +83,25 @@ absl::StatusOr<std::optional<TaskRecord>> HeldTask(Transition* t,
   return *std::move(task);
 }
 
+// One line of printable ASCII, not longer than people read.
+std::string OneLine(absl::string_view text) {
+  std::string line(text.substr(0, kLongestNote));
+  for (char& c : line) {
+    if (!absl::ascii_isprint(static_cast<unsigned char>(c))) c = '?';
+  }
+  return line;
+}
+
+// What a heartbeat says of its task. False: nothing new.
+bool TakeProgress(const v1::LeaseRef& lease, TaskRecord* task) {
+  const double before = task->fraction_done;
+  if (lease.fraction_done() >= 0 && lease.fraction_done() <= 1)
+    task->fraction_done = lease.fraction_done();
+  const std::string note = OneLine(lease.note());
+  return std::exchange(task->note, note) != note ||
+         task->fraction_done != before;
+}
+
 }  // namespace
 
 absl::StatusOr<v1::LeasedTask> Scheduler::Claim(Transition* t, TaskRecord task,
@@ -93,6 +115,8 @@ absl::StatusOr<v1::LeasedTask> Scheduler::Claim(Transition* t, TaskRecord task,
   task.lease_deadline = t->now() + options_.lease_duration;
   task.start_time = t->now();
   task.end_time = absl::InfinitePast();
+  task.fraction_done = 0;
+  task.note.clear();
   BW_RETURN_IF_ERROR(t->Update(task, v1::TASK_STATE_READY, epoch_before));
   t->Touch(job);
   ++t->counts().leases_granted;
@@ -173,6 +197,7 @@ absl::StatusOr<v1::RenewLeasesResponse> Scheduler::RenewLeases(
         continue;
       }
       task->lease_deadline = t->now() + options_.lease_duration;
+      if (TakeProgress(lease, &*task)) t->Touch(job);
       BW_RETURN_IF_ERROR(t->Update(*task, v1::TASK_STATE_RUNNING, task->epoch));
     }
     worker.last_seen = t->now();

@@ -45,6 +45,13 @@ absl::StatusOr<v1::Job> ViewJob(JobTransaction* store,
     if (count.state == v1::TASK_STATE_CACHED) phase.set_cached(n);
     if (count.state == v1::TASK_STATE_RUNNING) phase.set_running(n);
   }
+  BW_ASSIGN_OR_RETURN(std::vector<TaskRecord> running,
+                      store->RunningTasks(record.number));
+  for (const TaskRecord& task : running) {
+    v1::PhaseProgress& phase = phases[task.kind];
+    phase.set_running_done(phase.running_done() + task.fraction_done);
+    if (!task.note.empty()) phase.set_note(task.note);
+  }
   for (auto& [kind, phase] : phases) *job.add_phases() = std::move(phase);
   return job;
 }
@@ -67,6 +74,10 @@ absl::StatusOr<v1::Task> ViewTask(JobTransaction* store,
   }
   if (record.end_time != absl::InfinitePast()) {
     *task.mutable_end_time() = ToTimestamp(record.end_time);
+  }
+  if (record.state == v1::TASK_STATE_RUNNING) {
+    task.set_fraction_done(record.fraction_done);
+    task.set_note(record.note);
   }
   return task;
 }

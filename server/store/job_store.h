@@ -74,6 +74,9 @@ struct TaskRecord {
   std::string action_digest;  // Once all inputs are known.
   absl::Time start_time = absl::InfinitePast();
   absl::Time end_time = absl::InfinitePast();
+  // Of the current or last lease, as of its last heartbeat.
+  double fraction_done = 0;
+  std::string note;
 };
 
 // Where one input of a task comes from.
@@ -198,6 +201,8 @@ class JobTransaction {
       absl::string_view session) = 0;
   virtual absl::StatusOr<std::vector<TaskRecord>> LeasesUntil(
       absl::Time deadline) = 0;
+  // The job's RUNNING ones, by position.
+  virtual absl::StatusOr<std::vector<TaskRecord>> RunningTasks(int64_t job) = 0;
   virtual absl::StatusOr<std::vector<TaskCount>> CountTasks(int64_t job) = 0;
   // Over all jobs that are not terminal, by state; `kind` is left out.
   virtual absl::StatusOr<std::vector<TaskCount>> CountOpenTasks() = 0;

@@ -145,6 +145,8 @@ TYPED_TEST_P(JobStoreContract, TasksComeBackAndAreUpdatedConditionally) {
     task.lease_deadline = absl::FromUnixMicros(50);
     task.action_digest = "action";
     task.start_time = absl::FromUnixMicros(20);
+    task.fraction_done = 0.375;
+    task.note = "half way";
     EXPECT_FALSE(this->Value(t->UpdateTask(task, v1::TASK_STATE_RUNNING, 0)));
     EXPECT_FALSE(this->Value(t->UpdateTask(task, v1::TASK_STATE_READY, 1)));
     EXPECT_EQ(this->Value(t->TaskAt(job, 3))->epoch, 0);
@@ -159,6 +161,11 @@ TYPED_TEST_P(JobStoreContract, TasksComeBackAndAreUpdatedConditionally) {
     EXPECT_EQ(stored.action_digest, "action");
     EXPECT_EQ(stored.start_time, absl::FromUnixMicros(20));
     EXPECT_EQ(stored.end_time, absl::InfinitePast());
+    EXPECT_EQ(stored.fraction_done, 0.375);
+    EXPECT_EQ(stored.note, "half way");
+    EXPECT_EQ(this->Positions(this->Value(t->RunningTasks(job))),
+              (std::vector<int>{3}));
+    EXPECT_TRUE(this->Value(t->RunningTasks(job + 1)).empty());
     EXPECT_EQ(this->Positions(this->Value(t->ListTasks(job, 1, 3))),
               (std::vector<int>{1, 2, 3}));
     EXPECT_EQ(this->Positions(this->Value(t->ReadyTasks(3))),

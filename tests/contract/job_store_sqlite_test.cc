@@ -72,6 +72,34 @@ TEST_F(SqliteErrors, NewerVersion) {
   ExpectStatus(OpenStatus(), absl::StatusCode::kFailedPrecondition, "99");
 }
 
+TEST_F(SqliteErrors, Version1IsUpgraded) {
+  ASSERT_TRUE(OpenStatus().ok());
+  Execute(
+      "INSERT INTO jobs VALUES (1, 'a', NULL, '', 3, 0, 0, 0, '', '', 0);"
+      "INSERT INTO job_specs VALUES (1, '');"
+      "DROP INDEX tasks_running;"
+      "ALTER TABLE tasks DROP COLUMN fraction_done;"
+      "ALTER TABLE tasks DROP COLUMN note;"
+      "INSERT INTO tasks VALUES (1, 0, 'k', 2, 3, 0, '', 0, 1, 1, 's', 'w', 9, "
+      "'', 0, NULL);"
+      "PRAGMA user_version = 1");
+  for (int opened = 0; opened < 2; ++opened) {
+    auto store = OpenSqliteJobStore(path_);
+    ASSERT_TRUE(store.ok()) << store.status();
+    const absl::Status read =
+        (*store)->Read([](JobTransaction* t) -> absl::Status {
+          const auto tasks = t->RunningTasks(1);
+          if (!tasks.ok()) return tasks.status();
+          EXPECT_EQ(tasks->size(), 1u);
+          EXPECT_EQ(tasks->at(0).session, "s");
+          EXPECT_EQ(tasks->at(0).fraction_done, 0);
+          EXPECT_EQ(tasks->at(0).note, "");
+          return absl::OkStatus();
+        });
+    EXPECT_TRUE(read.ok()) << read;
+  }
+}
+
 TEST_F(SqliteErrors, LockedByAnotherProcess) {
   auto store = *OpenSqliteJobStore(path_, absl::Milliseconds(50));
   sqlite3* connection = nullptr;

@@ -206,8 +206,7 @@ absl::Status BenchBlock(int64_t sequences, std::FILE* out) {
                   model::CudaProducts::kFloat32, "Hessians in split bf16"},
         Precision{quant::CudaHessianMode::kSplitBfloat16,
                   model::CudaProducts::kStored,
-                  "`--cuda-precision half`: and linears in the model's "
-                  "float16"}}) {
+                  "Hessians in split bf16, linears in the model's float16"}}) {
     quant::SetCudaHessianMode(precision.hessians);
     model::SetCudaProducts(precision.products);
     absl::FPrintF(out, "\n### %s\n\n| phase | s |\n|---|---|\n",

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <torch/cuda.h>
+#include <torch/version.h>
 
 #include <algorithm>
 #include <atomic>
@@ -214,8 +215,12 @@ absl::StatusOr<std::unique_ptr<DecoderModel>> DecoderModel::Open(
   BW_RETURN_IF_ERROR(CatchTorch("opening the device", [&]() -> absl::Status {
     BW_ASSIGN_OR_RETURN(impl->device, ChooseDevice(device));
     impl->device_name = impl->device.is_cuda() ? "cuda" : "cpu";
-    // Full float32 products on GPUs too.
+    // Full float32 products on GPUs too, and float32 sums of all products.
     at::globalContext().setAllowTF32CuBLAS(false);
+    at::globalContext().setAllowFP16ReductionCuBLAS(false);
+#if TORCH_VERSION_MAJOR >= 2
+    at::globalContext().setAllowBF16ReductionCuBLAS(false);
+#endif
     return absl::OkStatus();
   }));
   return std::unique_ptr<DecoderModel>(new DecoderModel(std::move(impl)));

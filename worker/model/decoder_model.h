@@ -103,11 +103,13 @@ enum class CudaProducts {
   kFloat32,
   // Matrices that the checkpoint stores in 16 bits stay as they are, and what
   // they read is rounded to the same type: ten times the rate, and what serving
-  // such a checkpoint computes. All else is float32.
+  // such a checkpoint computes. Sums, and all else, are float32: quantized
+  // weights too, which a reader decodes to float32.
   kStored,
 };
-// kFloat32 until it is set; for models that are opened afterwards, and for the
-// whole process. Thread-safe.
+// kFloat32 until it is set; for blocks that are loaded afterwards, in the whole
+// process. No part of any action's digest: results of both must not meet in one
+// job. Thread-safe.
 void SetCudaProducts(CudaProducts products);
 CudaProducts ActiveCudaProducts();
 

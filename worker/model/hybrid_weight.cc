@@ -39,7 +39,7 @@ at::Tensor Leaf(at::Tensor values) {
   return std::move(values).detach().clone().set_requires_grad(true);
 }
 
-// What the other devices do in a dozen steps.
+// What FakeQuantizeInSteps does, in one.
 FakeQuantized FakeQuantizeOnCpu(const at::Tensor& weight,
                                 const at::Tensor& scale, const at::Tensor& zero,
                                 const at::Tensor& top, double edge_gradient) {
@@ -66,9 +66,17 @@ FakeQuantized FakeQuantize(const at::Tensor& weight, const at::Tensor& scale,
                            const at::Tensor& zero, const at::Tensor& top,
                            double edge_gradient) {
   if (weight.is_cpu()) {
-    return FakeQuantizeOnCpu(weight, scale.contiguous(), zero.contiguous(),
-                             top.contiguous(), edge_gradient);
+    return FakeQuantizeOnCpu(weight.contiguous(), scale.contiguous(),
+                             zero.contiguous(), top.contiguous(),
+                             edge_gradient);
   }
+  return FakeQuantizeInSteps(weight, scale, zero, top, edge_gradient);
+}
+
+FakeQuantized FakeQuantizeInSteps(const at::Tensor& weight,
+                                  const at::Tensor& scale,
+                                  const at::Tensor& zero, const at::Tensor& top,
+                                  double edge_gradient) {
   const at::Tensor steps = weight / scale;
   at::Tensor codes = at::round(steps).add_(zero);
   const at::Tensor within = codes.ge(0).logical_and_(codes.le(top));

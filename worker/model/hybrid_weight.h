@@ -38,6 +38,11 @@ struct FakeQuantized {
 FakeQuantized FakeQuantize(const at::Tensor& weight, const at::Tensor& scale,
                            const at::Tensor& zero, const at::Tensor& top,
                            double edge_gradient);
+// The same as a dozen of torch's operations, which every device has.
+FakeQuantized FakeQuantizeInSteps(const at::Tensor& weight,
+                                  const at::Tensor& scale,
+                                  const at::Tensor& zero, const at::Tensor& top,
+                                  double edge_gradient);
 
 // Not thread-safe, but different ones are independent. All members may throw
 // what torch throws.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -142,7 +143,7 @@ class Reconstruction {
   std::vector<std::unique_ptr<HybridWeight>> weights_;
   // What the loss is multiplied by before Adam sees it.
   double scale_ = 0;
-  double last_loss_ = 0;
+  double last_loss_ = std::numeric_limits<double>::quiet_NaN();
   double gained_loss_ = 0;
   int last_gain_ = 0;  // The iteration that last improved the best loss.
   ReconstructedBlock best_;

@@ -84,7 +84,8 @@ struct ReconstructProblem {
       read;
   std::vector<RowsToLearn> linears;  // As BlockLinears.
   // Told after every iteration and during long ones, with the last measured
-  // loss; an error ends the reconstruction. May be null.
+  // loss (NaN before there is one); an error ends the reconstruction. May be
+  // null.
   std::function<absl::Status(int iteration, double loss)> watch;
 };
 

@@ -26,8 +26,9 @@ class SequenceStream {
   explicit SequenceStream(const at::Device& device) : device_(device) {}
 
   // Float32 values in host memory, as a tensor on the device. The memory may be
-  // written to as soon as this returns.
-  at::Tensor In(const float* values, at::IntArrayRef shape) const;
+  // written to as soon as this returns. Waits for the device if that is a few
+  // sequences behind.
+  at::Tensor In(const float* values, at::IntArrayRef shape);
   // To tensor.numel() floats of host memory, by Finish at the latest.
   void Out(const at::Tensor& tensor, float* values);
   void Finish();
@@ -39,8 +40,11 @@ class SequenceStream {
     float* values;
   };
   void FinishFirst();
+  // What the device has been given so far.
+  c10::Event Mark() const;
 
   const at::Device device_;
+  std::deque<c10::Event> entered_;
   std::deque<Pending> pending_;
 };
 

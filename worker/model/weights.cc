@@ -84,17 +84,16 @@ absl::StatusOr<LinearWeights> WeightReader::Linear(const std::string& prefix,
   const std::optional<at::ScalarType> stored = StoredIn16Bits(name);
   if (!values.has_value() && stored.has_value()) {
     BW_ASSIGN_OR_RETURN(linear.weight, Upload(name, *stored, rows, cols));
-  } else if (!values.has_value()) {
+    if (ActiveCudaProducts() == CudaProducts::kFloat32)
+      linear.weight = linear.weight.to(at::kFloat);
+    return linear;
+  }
+  if (!values.has_value()) {
     BW_ASSIGN_OR_RETURN(values, directory_->ReadFloats(name));
     BW_RETURN_IF_ERROR(
         CheckSize(name, directory_->path(), values->size(), rows * cols));
   }
-  if (values.has_value()) {
-    linear.weight = ToTensor(*std::move(values), {rows, cols}, device_);
-  }
-  const bool keep = ActiveCudaProducts() == CudaProducts::kStored;
-  linear.weight =
-      linear.weight.to(stored.has_value() && keep ? *stored : at::kFloat);
+  linear.weight = ToTensor(*std::move(values), {rows, cols}, device_);
   return linear;
 }
 

@@ -35,22 +35,21 @@ class TaskControl {
     fraction_.store(fraction, std::memory_order_relaxed);
   }
   double fraction() const { return fraction_.load(std::memory_order_relaxed); }
-  // For people, e.g. "iteration 500 of 5000, loss 0.0123": logged with the
-  // heartbeat.
+  // For people, e.g. "iteration 500 of 5000, loss 0.0123": logged, and sent
+  // with the heartbeat.
   void SetNote(std::string note) {
     absl::MutexLock lock(&mutex_);
     note_ = std::move(note);
   }
-  // The last note, once.
-  std::string TakeNote() {
+  std::string note() const {
     absl::MutexLock lock(&mutex_);
-    return std::exchange(note_, std::string());
+    return note_;
   }
 
  private:
   std::atomic<bool> cancelled_ = false;
   std::atomic<double> fraction_ = 0;
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   std::string note_ ABSL_GUARDED_BY(mutex_);
 };
 

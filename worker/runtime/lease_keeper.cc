@@ -42,7 +42,7 @@ void LeaseKeeper::Add(const v1::LeasedTask& task,
                       std::shared_ptr<TaskControl> control) {
   absl::MutexLock lock(&mutex_);
   if (lost_) control->Cancel();
-  leases_[{task.task(), task.lease_epoch()}] = std::move(control);
+  leases_[{task.task(), task.lease_epoch()}] = {std::move(control), ""};
 }
 
 void LeaseKeeper::Remove(const v1::LeasedTask& task) {
@@ -58,8 +58,8 @@ bool LeaseKeeper::session_lost() const {
 std::vector<v1::LeaseRef> LeaseKeeper::CancelAll() {
   absl::MutexLock lock(&mutex_);
   std::vector<v1::LeaseRef> all;
-  for (const auto& [key, control] : leases_) {
-    control->Cancel();
+  for (const auto& [key, held] : leases_) {
+    held.control->Cancel();
     v1::LeaseRef& lease = all.emplace_back();
     lease.set_task(key.first);
     lease.set_lease_epoch(key.second);
@@ -70,27 +70,28 @@ std::vector<v1::LeaseRef> LeaseKeeper::CancelAll() {
 void LeaseKeeper::LoseSession() {
   spdlog::warn("the server does not know {} any more", session_);
   lost_ = true;
-  for (const auto& [key, control] : leases_) control->Cancel();
+  for (const auto& [key, held] : leases_) held.control->Cancel();
 }
 
 bool LeaseKeeper::RenewOnce() {
   v1::RenewLeasesRequest request;
-  std::vector<std::string> notes;
+  std::vector<std::string> news;
   {
     absl::MutexLock lock(&mutex_);
     if (lost_) return true;
     request.set_session(session_);
-    for (const auto& [key, control] : leases_) {
+    for (auto& [key, held] : leases_) {
       v1::LeaseRef* lease = request.add_leases();
       lease->set_task(key.first);
       lease->set_lease_epoch(key.second);
-      lease->set_fraction_done(control->fraction());
-      if (const std::string note = control->TakeNote(); !note.empty()) {
-        notes.push_back(absl::StrCat(key.first, ": ", note));
-      }
+      lease->set_fraction_done(held.control->fraction());
+      lease->set_note(held.control->note());
+      if (lease->note() == held.logged) continue;
+      held.logged = lease->note();
+      news.push_back(absl::StrCat(key.first, ": ", held.logged));
     }
   }
-  for (const std::string& note : notes) spdlog::info("{}", note);
+  for (const std::string& line : news) spdlog::info("{}", line);
   const absl::StatusOr<v1::RenewLeasesResponse> response =
       api_->RenewLeases(request);
   absl::MutexLock lock(&mutex_);
@@ -106,7 +107,7 @@ bool LeaseKeeper::RenewOnce() {
     auto it = leases_.find({lease.task(), lease.lease_epoch()});
     if (it == leases_.end()) continue;
     spdlog::info("{}: cancelled, or no longer ours", lease.task());
-    it->second->Cancel();
+    it->second.control->Cancel();
   }
   return true;
 }

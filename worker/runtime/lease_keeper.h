@@ -53,6 +53,10 @@ class LeaseKeeper {
 
  private:
   using Key = std::pair<std::string, int64_t>;  // Task and epoch.
+  struct Held {
+    std::shared_ptr<TaskControl> control;
+    std::string logged;  // Its last note.
+  };
   void Loop();
   void LoseSession() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -62,7 +66,7 @@ class LeaseKeeper {
   absl::Duration interval_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool lost_ ABSL_GUARDED_BY(mutex_) = false;
-  std::map<Key, std::shared_ptr<TaskControl>> leases_ ABSL_GUARDED_BY(mutex_);
+  std::map<Key, Held> leases_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 

@@ -97,7 +97,9 @@ model::ReconstructOptions ToOptions(const v1::ReconstructParameters& from) {
   options.gamma_first = hybrid.gamma_first();
   options.gamma_last = hybrid.gamma_last();
   options.patience = hybrid.patience();
-  options.edge_gradient = hybrid.edge_gradient();
+  // Jobs that were planned before there was such a field learned by it all.
+  options.edge_gradient =
+      hybrid.has_edge_gradient() ? hybrid.edge_gradient() : 1;
   options.seed = from.seed();
   options.group_size = from.group_size();
   return options;
@@ -147,9 +149,10 @@ absl::StatusOr<TaskResult> ExecuteReconstruct(const TaskContext& context) {
                       SequenceFiles::Open(context, "target."));
   if (!hidden.SameShards(target)) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "block ", block, ": ", hidden.sequences(), " sequences of ",
-        hidden.seqlen(), " tokens enter it, and ", target.sequences(), " of ",
-        target.seqlen(), " leave it; or their shards differ"));
+        "block ", block, ": the ", hidden.sequences(), " sequences of ",
+        hidden.seqlen(), " tokens that enter it and the ", target.sequences(),
+        " of ", target.seqlen(),
+        " that leave it must be the same, in the same shards"));
   }
   const std::vector<LinearSpec> linears =
       BlockLinears(context.model->config(), block);
@@ -171,8 +174,10 @@ absl::StatusOr<TaskResult> ExecuteReconstruct(const TaskContext& context) {
   const int iterations = parameters.hybrid().iterations();
   problem.watch = [&](int iteration, double loss) {
     context.control->SetFraction(0.95 * iteration / iterations);
-    context.control->SetNote(absl::StrFormat("iteration %d of %d, loss %.4g",
-                                             iteration, iterations, loss));
+    std::string note =
+        absl::StrFormat("iteration %d of %d", iteration, iterations);
+    if (!std::isnan(loss)) absl::StrAppendFormat(&note, ", loss %.4g", loss);
+    context.control->SetNote(std::move(note));
     return context.control->Check();
   };
   BW_ASSIGN_OR_RETURN(

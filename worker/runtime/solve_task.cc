@@ -43,7 +43,8 @@ absl::Status Responses::Read(int64_t i, int64_t begin,
   const absl::string_view bytes = files[i]->Data(sketch).substr(
       begin * sizeof(float), out.size() * sizeof(float));
   BW_RETURN_IF_ERROR(ToFloats(sketch.dtype, bytes, out));
-  files[i]->Drop(sketch);
+  const bool last = begin + static_cast<int64_t>(out.size()) == length;
+  if (last) files[i]->Drop(sketch);
   return absl::OkStatus();
 }
 

@@ -1,6 +1,8 @@
 #include "worker/runtime/worker.h"
 
+#ifdef __GLIBC__
 #include <malloc.h>
+#endif
 
 #include <algorithm>
 #include <thread>
@@ -159,9 +161,11 @@ void Worker::ComputeNext() {
   reporter_.Submit({std::move(current.task), std::move(current.control),
                     std::move(result), absl::Now() - start});
   if (prefetch.joinable()) prefetch.join();
-  // Else what tasks leave free stays scattered over the allocator's arenas, and
-  // the peak grows with the number of tasks.
+    // Else what tasks leave free stays scattered over the allocator's arenas,
+    // and the peak grows with the number of tasks.
+#ifdef __GLIBC__
   malloc_trim(0);
+#endif
 }
 
 void Worker::ReleaseQueue() {

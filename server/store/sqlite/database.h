@@ -50,6 +50,9 @@ class Query {
   int64_t Int(int column) const {
     return sqlite3_column_int64(statement_, column);
   }
+  double Real(int column) const {
+    return sqlite3_column_double(statement_, column);
+  }
   bool IsNull(int column) const {
     return sqlite3_column_type(statement_, column) == SQLITE_NULL;
   }
@@ -68,6 +71,9 @@ class Query {
   }
   int Bind(int index, uint64_t value) {
     return Bind(index, static_cast<int64_t>(value));
+  }
+  int Bind(int index, double value) {
+    return sqlite3_bind_double(statement_, index, value);
   }
   int Bind(int index, SqlNull) { return sqlite3_bind_null(statement_, index); }
   int Bind(int index, absl::string_view text);

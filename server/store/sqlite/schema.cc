@@ -9,7 +9,7 @@ namespace bitwright {
 namespace {
 
 constexpr int64_t kApplicationId = 0x42574a53;  // "BWJS"
-constexpr int64_t kVersion = 1;
+constexpr int64_t kVersion = 2;
 
 // States and kinds are the numbers of job.proto. Times are microseconds since
 // 1970, NULL if not set. Serialized protos are BLOBs.
@@ -56,9 +56,12 @@ CREATE TABLE tasks (
   action_digest TEXT NOT NULL,
   start_time INTEGER,
   end_time INTEGER,
+  fraction_done REAL NOT NULL DEFAULT 0,
+  note TEXT NOT NULL DEFAULT '',
   PRIMARY KEY (job, position),
   UNIQUE (job, key)) WITHOUT ROWID;
 CREATE INDEX tasks_ready ON tasks (job, position) WHERE state = 2;
+CREATE INDEX tasks_running ON tasks (job, position) WHERE state = 3;
 CREATE INDEX tasks_by_deadline ON tasks (lease_deadline) WHERE state = 3;
 CREATE INDEX tasks_by_session ON tasks (session) WHERE state = 3;
 CREATE INDEX tasks_by_state ON tasks (job, kind, state);
@@ -117,10 +120,18 @@ CREATE TABLE checkpoints (
   create_time INTEGER);
 
 PRAGMA application_id = 1113016915;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 )sql";
-static_assert(kApplicationId == 1113016915 && kVersion == 1,
-              "kTables spells these numbers out");
+
+// What a file of version 1 lacks.
+constexpr char kUpgradeFrom1[] = R"sql(
+ALTER TABLE tasks ADD COLUMN fraction_done REAL NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN note TEXT NOT NULL DEFAULT '';
+CREATE INDEX tasks_running ON tasks (job, position) WHERE state = 3;
+PRAGMA user_version = 2;
+)sql";
+static_assert(kApplicationId == 1113016915 && kVersion == 2,
+              "kTables and kUpgradeFrom1 spell these numbers out");
 
 absl::StatusOr<int64_t> ReadNumber(Database* database, const char* sql) {
   BW_ASSIGN_OR_RETURN(Query query, database->Run(sql));
@@ -155,6 +166,10 @@ absl::Status PrepareSchema(Database* database) {
     return absl::FailedPreconditionError(absl::StrCat(
         "job store ", database->path(),
         ": this SQLite file belongs to another program; choose another path"));
+  }
+  if (version == 1) {
+    BW_RETURN_IF_ERROR(CheckIntegrity(database));
+    return database->Exec(kUpgradeFrom1);
   }
   if (version != kVersion) {
     return absl::FailedPreconditionError(

@@ -51,6 +51,7 @@ class SqliteTransaction final : public JobTransaction {
       absl::string_view session) override;
   absl::StatusOr<std::vector<TaskRecord>> LeasesUntil(
       absl::Time deadline) override;
+  absl::StatusOr<std::vector<TaskRecord>> RunningTasks(int64_t job) override;
   absl::StatusOr<std::vector<TaskCount>> CountTasks(int64_t job) override;
   absl::StatusOr<std::vector<TaskCount>> CountOpenTasks() override;
   absl::Status AddTaskError(int64_t job, int position,

@@ -5,11 +5,11 @@
 
 namespace bitwright {
 
-#define BW_TASK_COLUMNS                                                      \
-  "SELECT job, position, key, kind, state, affinity, pending, attempts, "    \
-  "epoch, session, "                                                         \
-  "worker, lease_deadline, action_digest, start_time, end_time, stage FROM " \
-  "tasks "
+#define BW_TASK_COLUMNS                                                   \
+  "SELECT job, position, key, kind, state, affinity, pending, attempts, " \
+  "epoch, session, "                                                      \
+  "worker, lease_deadline, action_digest, start_time, end_time, stage, "  \
+  "fraction_done, note FROM tasks "
 
 // The SQL below spells these numbers out.
 static_assert(v1::TASK_STATE_WAITING == 1 && v1::TASK_STATE_READY == 2 &&
@@ -42,6 +42,8 @@ absl::StatusOr<std::vector<TaskRecord>> ReadTasks(absl::StatusOr<Query> query) {
     task.start_time = query->Time(13);
     task.end_time = query->Time(14);
     task.stage = static_cast<int>(query->Int(15));
+    task.fraction_done = query->Real(16);
+    task.note = query->Text(17);
     tasks.push_back(std::move(task));
   }
 }
@@ -68,16 +70,16 @@ absl::Status SqliteTransaction::InsertTask(const TaskRecord& task,
       "INSERT INTO tasks (job, position, key, kind, state, affinity, pending, "
       "attempts, epoch, "
       "session, worker, lease_deadline, action_digest, start_time, end_time, "
-      "stage) "
-      "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-  BW_RETURN_IF_ERROR(db_->Change(kInsertTask, task.job, task.position, task.key,
-                                 static_cast<int>(task.kind),
-                                 static_cast<int>(task.state), task.affinity,
-                                 task.pending, task.attempts, task.epoch,
-                                 task.session, task.worker, task.lease_deadline,
-                                 task.action_digest, task.start_time,
-                                 task.end_time, task.stage)
-                         .status());
+      "stage, fraction_done, note) "
+      "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+  BW_RETURN_IF_ERROR(
+      db_->Change(kInsertTask, task.job, task.position, task.key,
+                  static_cast<int>(task.kind), static_cast<int>(task.state),
+                  task.affinity, task.pending, task.attempts, task.epoch,
+                  task.session, task.worker, task.lease_deadline,
+                  task.action_digest, task.start_time, task.end_time,
+                  task.stage, task.fraction_done, task.note)
+          .status());
   BW_RETURN_IF_ERROR(db_->Change("INSERT INTO task_actions (job, position, "
                                  "planned) VALUES (?, ?, ?)",
                                  task.job, task.position,
@@ -129,15 +131,16 @@ absl::StatusOr<bool> SqliteTransaction::UpdateTask(const TaskRecord& task,
   constexpr char kUpdate[] =
       "UPDATE tasks SET state = ?, pending = ?, attempts = ?, epoch = ?, "
       "session = ?, worker = ?, "
-      "lease_deadline = ?, action_digest = ?, start_time = ?, end_time = ? "
+      "lease_deadline = ?, action_digest = ?, start_time = ?, end_time = ?, "
+      "fraction_done = ?, note = ? "
       "WHERE job = ? AND position = ? AND state = ? AND epoch = ?";
   BW_ASSIGN_OR_RETURN(
       int64_t changed,
       db_->Change(kUpdate, static_cast<int>(task.state), task.pending,
                   task.attempts, task.epoch, task.session, task.worker,
                   task.lease_deadline, task.action_digest, task.start_time,
-                  task.end_time, task.job, task.position,
-                  static_cast<int>(if_state), if_epoch));
+                  task.end_time, task.fraction_done, task.note, task.job,
+                  task.position, static_cast<int>(if_state), if_epoch));
   return changed == 1;
 }
 
@@ -169,6 +172,12 @@ absl::StatusOr<std::vector<TaskRecord>> SqliteTransaction::LeasesUntil(
       db_->Run(BW_TASK_COLUMNS
                "WHERE state = 3 AND lease_deadline <= ? ORDER BY job, position",
                deadline));
+}
+
+absl::StatusOr<std::vector<TaskRecord>> SqliteTransaction::RunningTasks(
+    int64_t job) {
+  return ReadTasks(db_->Run(
+      BW_TASK_COLUMNS "WHERE job = ? AND state = 3 ORDER BY position", job));
 }
 
 absl::StatusOr<std::vector<TaskCount>> SqliteTransaction::CountTasks(

@@ -32,6 +32,14 @@ TEST(MeasureProgressTest, CountsAndNamesThePhase) {
   EXPECT_EQ(progress.phase, "forward");
 }
 
+TEST(MeasureProgressTest, CountsWhatRunningTasksHaveDone) {
+  v1::Job job = JobAt(4);
+  job.mutable_phases(0)->set_running_done(0.5);
+  job.mutable_phases(0)->set_note("loss 3");
+  EXPECT_DOUBLE_EQ(MeasureProgress(job).fraction, 4.5 / 16);
+  EXPECT_EQ(MeasureProgress(job).note, "loss 3");
+}
+
 TEST(MeasureProgressTest, JobWithoutTasksIsAtTheStart) {
   v1::Job job;
   job.set_state(v1::JOB_STATE_PLANNING);
@@ -82,6 +90,23 @@ TEST(ProgressDisplayTest, OneLiveLineOnATerminal) {
   EXPECT_THAT(out.str(), HasSubstr("[##############..............]  50% "));
   display.Finish();
   EXPECT_EQ(out.str().back(), '\n');
+}
+
+TEST(ProgressDisplayTest, ABarKeepsToTheTerminal) {
+  v1::Job job = JobAt(8);
+  job.mutable_phases(0)->set_note("iteration 1500 of 5000, loss 0.0123");
+  const auto bar = [&](int columns) {
+    std::ostringstream out;
+    ProgressDisplay display(ProgressDisplay::Style::kBar, &out, columns);
+    display.Update(job, absl::FromUnixSeconds(1000));
+    return out.str().substr(std::string("\r\x1b[K").size());
+  };
+  EXPECT_THAT(bar(0), HasSubstr("..]  50% "));
+  EXPECT_THAT(bar(0), HasSubstr(", loss 0.0123"));
+  EXPECT_THAT(bar(90), HasSubstr("[#####.....]  50% "));
+  EXPECT_EQ(bar(90).size(), 89u);
+  EXPECT_EQ(bar(40).size(), 39u);
+  EXPECT_EQ(bar(200), bar(0));
 }
 
 TEST(ProgressDisplayTest, QuietSaysNothing) {

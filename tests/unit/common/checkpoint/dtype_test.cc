@@ -39,8 +39,6 @@ TEST(DTypeTest, AllHalvesDecodeExactly) {
   }
 }
 
-// Between neighbours a < b: the middle goes to the even one, everything else to
-// the nearer one.
 // In bulk, eight at a time where the machine can, and the rest.
 TEST(DTypeTest, EveryHalfIsConvertedInBulkAsAlone) {
   std::vector<uint16_t> halves(65536 + 5);
@@ -65,6 +63,8 @@ TEST(DTypeTest, EveryHalfIsConvertedInBulkAsAlone) {
   }
 }
 
+// Between neighbours a < b: the middle goes to the even one, everything else to
+// the nearer one.
 TEST(DTypeTest, HalfRoundsToNearestEven) {
   for (uint16_t bits = 0; bits < 0x7bff; ++bits) {
     const float low = HalfToFloat(bits), high = HalfToFloat(bits + 1);

@@ -1,4 +1,5 @@
 // Leases: order, affinity, renewal, expiry, sessions.
+#include <cmath>
 #include <set>
 
 #include "absl/strings/match.h"
@@ -108,6 +109,40 @@ TEST(Leases, RenewedLeasesLiveOnAndOthersExpire) {
                                 "lease expired (worker b"));
   EXPECT_EQ(ValueOf(s.scheduler->RenewLeases(Renewal(b, lost))).lost_size(), 1);
   EXPECT_EQ(s.scheduler->stats().leases_expired, 1);
+}
+
+TEST(Leases, RenewalsTellHowFarTasksAre) {
+  Service s;
+  const std::string job = s.Submit(s.Spec());
+  const std::string a = s.OpenSession("a");
+  const v1::LeasedTask task = s.Lease(a);
+  const auto renew = [&](double fraction, const std::string& note) {
+    v1::RenewLeasesRequest request = Renewal(a, task);
+    request.mutable_leases(0)->set_fraction_done(fraction);
+    request.mutable_leases(0)->set_note(note);
+    EXPECT_EQ(ValueOf(s.scheduler->RenewLeases(request)).lost_size(), 0);
+    return ValueOf(s.scheduler->GetJob(job));
+  };
+  const v1::Job told = renew(0.25, "loss 3");
+  ASSERT_EQ(told.phases(0).running(), 1);
+  EXPECT_EQ(told.phases(0).running_done(), 0.25);
+  EXPECT_EQ(told.phases(0).note(), "loss 3");
+  EXPECT_EQ(s.GetTask(task.task()).fraction_done(), 0.25);
+  EXPECT_EQ(s.GetTask(task.task()).note(), "loss 3");
+  // Watchers are woken by what is new only.
+  EXPECT_EQ(renew(0.25, "loss 3").sequence(), told.sequence());
+  EXPECT_GT(renew(0.5, "loss 3").sequence(), told.sequence());
+  // Nonsense changes nothing, and nothing that a terminal obeys comes through.
+  EXPECT_EQ(renew(std::nan(""), "").phases(0).running_done(), 0.5);
+  EXPECT_EQ(renew(7, "\x1b[2J\nx").phases(0).running_done(), 0.5);
+  EXPECT_EQ(s.GetTask(task.task()).note(), "?[2J?x");
+  EXPECT_EQ(renew(0.5, std::string(9999, 'x')).phases(0).note().size(), 200u);
+  // The next lease starts from nothing.
+  ASSERT_OK(s.scheduler->ReleaseLeases(Release(a, task)));
+  EXPECT_EQ(s.GetTask(task.task()).note(), "");
+  EXPECT_EQ(s.Lease(a).task(), task.task());
+  EXPECT_EQ(s.GetTask(task.task()).fraction_done(), 0);
+  EXPECT_EQ(s.GetTask(task.task()).note(), "");
 }
 
 TEST(Leases, NothingExpiresRightAfterAStart) {

@@ -40,6 +40,22 @@ TEST(FakeQuantizeTest, SlopeIsTheDerivativeByTheScale) {
   }
 }
 
+TEST(FakeQuantizeTest, StepByStepItIsTheSame) {
+  at::manual_seed(1);
+  const at::Tensor weight = at::randn({7, 3, 40});
+  const at::Tensor scale = at::rand({7, 3, 1}) + 0.3;  // Some are clamped.
+  const at::Tensor zero = at::full({7, 3, 1}, 2.0f);
+  const at::Tensor top = at::full({7, 1, 1}, 3.0f);
+  for (const double edge : {0.0, 0.5, 1.0}) {
+    const FakeQuantized fast = FakeQuantize(weight, scale, zero, top, edge);
+    const FakeQuantized steps =
+        FakeQuantizeInSteps(weight, scale, zero, top, edge);
+    EXPECT_TRUE(at::equal(fast.weight, steps.weight));
+    EXPECT_TRUE(at::allclose(fast.slope, steps.slope, 1e-6, 1e-6)) << edge;
+  }
+  EXPECT_GT(at::round(weight / scale).add(zero).gt(top).sum().item<int>(), 9);
+}
+
 TEST(FakeQuantizeTest, WithTheWholeEdgeGradientItIsThatOfAutograd) {
   at::Tensor scale = kScale.clone().set_requires_grad(true);
   const at::Tensor steps = kWeight / scale;

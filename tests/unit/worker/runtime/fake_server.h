@@ -32,6 +32,7 @@ class FakeServer : public ServerApi {
   std::vector<v1::FailTaskRequest> failed;
   std::vector<std::string> released;
   std::map<std::string, double> fractions;
+  std::map<std::string, std::string> notes;
   std::map<std::string, std::string> blobs;  // By SHA-256.
   int downloads = 0;
 
@@ -84,6 +85,7 @@ class FakeServer : public ServerApi {
     v1::RenewLeasesResponse response;
     for (const v1::LeaseRef& lease : request.leases()) {
       fractions[lease.task()] = lease.fraction_done();
+      notes[lease.task()] = lease.note();
       for (const std::string& task : lose) {
         if (task == lease.task()) *response.add_lost() = lease;
       }

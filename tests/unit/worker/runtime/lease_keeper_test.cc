@@ -25,10 +25,15 @@ class LeaseKeeperTest : public testing::Test {
 TEST_F(LeaseKeeperTest, RenewsByItselfAndTellsHowFarTasksAre) {
   auto control = std::make_shared<TaskControl>();
   control->SetFraction(0.25);
+  control->SetNote("loss 3");
   keeper_.Start(OpenSession());
   keeper_.Add(Task("t"), control);
   EXPECT_TRUE(server_.WaitFor(
       [&] { return server_.renewals >= 3 && server_.fractions["t"] == 0.25; }));
+  {
+    absl::MutexLock lock(&server_.mutex);
+    EXPECT_EQ(server_.notes["t"], "loss 3");
+  }
   EXPECT_FALSE(control->cancelled());
 }
 
