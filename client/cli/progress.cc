@@ -16,7 +16,6 @@
 namespace bitwright {
 namespace {
 
-constexpr int kBarWidth = 28;
 constexpr int kLeastBarWidth = 10;
 constexpr absl::Duration kLineInterval = absl::Seconds(5);
 
@@ -123,19 +122,17 @@ std::string ProgressDisplay::Describe(const JobProgress& progress,
   return text;
 }
 
-std::string ProgressDisplay::Bar(const JobProgress& progress,
-                                 absl::Time now) const {
+std::string ProgressDisplay::Bar(const JobProgress& progress, absl::Time now) {
   const std::string text =
       absl::StrFormat("] %3d%% ", static_cast<int>(progress.fraction * 100)) +
       Describe(progress, now);
   // A line that wraps could not be overwritten.
-  const int room = columns_ == 0 ? kBarWidth + static_cast<int>(text.size()) + 1
-                                 : columns_ - 1;
-  const int width = std::clamp(room - 1 - static_cast<int>(text.size()),
-                               kLeastBarWidth, kBarWidth);
-  const int filled = static_cast<int>(progress.fraction * width);
+  const int size = static_cast<int>(text.size());
+  const int room = columns_ == 0 ? 1 + bar_width_ + size : columns_ - 1;
+  bar_width_ = std::max(kLeastBarWidth, std::min(bar_width_, room - 1 - size));
+  const int filled = static_cast<int>(progress.fraction * bar_width_);
   return absl::StrCat("[", std::string(filled, '#'),
-                      std::string(width - filled, '.'), text)
+                      std::string(bar_width_ - filled, '.'), text)
       .substr(0, room);
 }
 

@@ -52,10 +52,11 @@ class ProgressDisplay {
  private:
   std::string Describe(const JobProgress& progress, absl::Time now) const;
 
-  std::string Bar(const JobProgress& progress, absl::Time now) const;
+  std::string Bar(const JobProgress& progress, absl::Time now);
 
   Style style_;
   int columns_;
+  int bar_width_ = 28;  // Only ever shrinks.
   std::ostream* out_;
   absl::Time start_time_ = absl::InfinitePast();
   double start_fraction_ = 0;

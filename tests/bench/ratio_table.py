@@ -7,8 +7,8 @@
 For the sample models and every model in $BITWRIGHT_SHARED_DIR/models, at the code bits that
 a ratio of 0.1 takes in all linears alike: one `bitwright compare` over the optimal ratio with
 all, block and no interactions and the uniform ratio, each with both quantizers; rows kept at
-3, 4 and 16 bits at equal budget; the published gradient of the clipping; and gptq and baq at
-the same file bits. What the solver expected of its choices is read from the server's store.
+3, 4 and 16 bits at equal budget; more ratios to choose from; the same over 3 bits instead of
+2; the published gradient of the clipping; and gptq and baq at the same file bits. What the solver expected of its choices is read from the server's store.
 Every model's result is kept in WORKDIR, under what it was made with and the digests of the
 programs: models can be measured one by one, and a run over all of them then only writes the
 table. Writes RATIO.md and RATIO.json into --output. Needs nothing beyond the standard library.
@@ -28,18 +28,24 @@ from perplexity_table import SOURCE, Service, commit, digest_of, known_models
 # The published ratios, at 3 bits for the rows that matter most. What 4 and 16 bits may
 # have are the shares of rows that take the same extra bits.
 RATIOS = (0.02, 0.05, 0.1, 0.15, 0.2)
-# A larger model takes fewer iterations, and leaves out what differs least.
-LESS = {"stories15m": {"iterations": 250,
-                       "without": ("ratio block, hybrid", "ratio none, hybrid")}}
+# What lets a linear have any bits from 2 to 3.
+WIDE = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.97)
 INTERACTIONS = ("all", "block", "none", "uniform")
 QUANTIZERS = ("hybrid", "gptq")
+# A larger model takes fewer iterations, and leaves some rows out.
+LESS = {"stories15m": {
+    "iterations": 250,
+    "without": ["ratio block, hybrid", "ratio none, hybrid"] + [
+        f"ratio {interactions}, {quantizer}, one bit more"
+        for quantizer in QUANTIZERS for interactions in INTERACTIONS]}}
 PROGRAMS = ("bitwright", "bitwright-server", "bitwright-worker")
 
 
-def ratio(bits, iterations, quantizer, interactions="all", bits_high=3, extra=""):
-    shares = ",".join(f"{share / (bits_high - 2):.6g}" for share in RATIOS)
+def ratio(bits, iterations, quantizer, interactions="all", bits_high=3, extra="",
+          ratios=RATIOS, bits_normal=2):
+    shares = ",".join(f"{share / (bits_high - bits_normal):.6g}" for share in ratios)
     hybrid = f" --iterations {iterations}{extra}" if quantizer == "hybrid" else ""
-    return (f"ratio --bits {bits:.7g} --bits-normal 2 --bits-high {bits_high} "
+    return (f"ratio --bits {bits:.7g} --bits-normal {bits_normal} --bits-high {bits_high} "
             f"--ratios {shares} --interactions {interactions} --quantizer {quantizer}{hybrid}")
 
 
@@ -56,6 +62,13 @@ def methods(bits, iterations, without=()):
         for quantizer in QUANTIZERS:
             rows[f"ratio all, {quantizer}, {bits_high} bits"] = ratio(
                 bits, iterations, quantizer, bits_high=bits_high)
+    for quantizer in QUANTIZERS:
+        rows[f"ratio all, {quantizer}, ratios to 0.97"] = ratio(
+            bits, iterations, quantizer, ratios=WIDE)
+    for quantizer in QUANTIZERS:
+        for interactions in INTERACTIONS:
+            rows[f"ratio {interactions}, {quantizer}, one bit more"] = ratio(
+                bits + 1, iterations, quantizer, interactions, bits_high=4, bits_normal=3)
     rows["ratio all, hybrid, published gradient"] = ratio(
         bits, iterations, "hybrid", extra=" --edge-gradient 1")
     rows["gptq at 2 bits"] = "gptq --bits 2"
@@ -79,6 +92,14 @@ def orderings():
     pairs += [("ratio all, hybrid", other) for other in (
         "gptq at 2 bits", "gptq, same file bits", "baq, same file bits",
         "baq over the model, same file bits", "ratio all, hybrid, published gradient")]
+    pairs += [(f"ratio {interactions}, {quantizer}, one bit more",
+               f"ratio uniform, {quantizer}, one bit more")
+              for quantizer in QUANTIZERS for interactions in ("all", "block", "none")]
+    pairs += [("ratio all, hybrid, one bit more", "ratio all, gptq, one bit more")]
+    pairs += [(f"ratio all, {quantizer}, ratios to 0.97", f"ratio all, {quantizer}")
+              for quantizer in QUANTIZERS]
+    pairs += [("ratio all, hybrid, ratios to 0.97", "ratio all, gptq, ratios to 0.97"),
+              ("ratio all, hybrid, ratios to 0.97", "baq over the model, same file bits")]
     return pairs
 
 
@@ -103,8 +124,10 @@ def objectives(blobs, bits):
         if solution.get("interactions") != "all" or abs(solution["bits"] - bits) > 1e-6:
             continue
         high = solution["bits_high"]
+        wide = max(solution["ratios"]) > 0.5
         for other in solution["alternatives"]:
-            name = other["interactions"] + ("" if high == 3 else f", {high} bits")
+            name = (other["interactions"] + ("" if high == 3 else f", {high} bits") +
+                    (", ratios to 0.97" if wide else ""))
             found.setdefault(name, []).append(other["objective"])
     return found
 
@@ -191,8 +214,9 @@ def markdown(document):
     for name in methods(0, 0):
         lines.append(f"| {name} | " + " | ".join(
             cell(row_of(result, name)) for result in results) + " |")
-    lines += ["", "–: left out of a larger model, as are half of the iterations. At 16 bits a "
-              "ratio is one or two rows of a linear of the small models: fewer choices."]
+    lines += ["", "–: left out of a larger model, as are half of the iterations. One bit more: 4 "
+              "bits over 3. At 16 bits a ratio is one or two rows of a linear of the small "
+              "models: fewer choices."]
     lines += ["", "## Orderings", "",
               "In how many of the seeds the first has no higher perplexity than the second, and "
               "their means' ratio; bold where the means are the other way round.", "",
@@ -205,7 +229,8 @@ def markdown(document):
               "proportion at second order, before error feedback or learning) of the choice "
               "that counts these interactions, over that of the uniform ratio at 3 bits.", "",
               head, rule]
-    for name in ("none", "block", "all", "all, 4 bits", "all, 16 bits"):
+    for name in ("none", "block", "all", "all, 4 bits", "all, 16 bits",
+                 "all, ratios to 0.97"):
         lines.append(f"| {name} | " + " | ".join(
             f"{sum(result['objectives'][name]) / sum(result['objectives']['uniform']):.3f}"
             for result in results) + " |")

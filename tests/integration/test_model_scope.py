@@ -15,14 +15,14 @@ CALIBRATING = ("prepare", "forward", "measure", "gradient")
 class Server:
     """A server with workers of its own, so that tasks can be asked for."""
 
-    def __init__(self, test, workers=1, name="service"):
+    def __init__(self, test, workers=1, name="service", flags=()):
         self.state = test.scratch / name
         self.state.mkdir()
         self.address = f"unix:{self.state}/socket"
         self.processes = [subprocess.Popen(
             [str(BIN / "bitwright-server"), "--listen", self.address, "--state-dir",
              str(self.state / "server"), "--model-root", str(harness.MODELS),
-             "--model-root", str(test.scratch)],
+             "--model-root", str(test.scratch), *flags],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
         test.addCleanup(self.stop)
         for number in range(workers):

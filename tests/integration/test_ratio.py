@@ -136,6 +136,33 @@ class RatioTest(harness.TestCase):
         self.assertEqual(len(again), total - done, log)
         self.assertEqual(tree_digest(want), tree_digest(self.scratch / "out"))
 
+    def test_a_running_reconstruction_shows_its_loss_and_can_be_cancelled(self):
+        server = Server(self, flags=["--lease-duration", "1s"])
+        at = ["--server", server.address]
+        model, *text = self.small()
+        job = self.bitwright("submit", model, *text, *HYBRID, "1000000", "--patience", "0",
+                             *at).stdout.strip()
+
+        def found(*command):
+            return json.loads(self.bitwright(*command, job, "--json", *at).stdout)
+
+        def note():
+            return next((task["note"] for task in found("tasks")["tasks"]
+                         if "loss" in task.get("note", "")), None)
+
+        self.wait_for(note)
+        self.assertRegex(note(), r"^block 0, iteration \d+ of 1000000, loss [\d.e-]+$")
+        self.assertTrue(any("loss" in phase.get("note", "") for phase in found("job")["phases"]))
+        self.assertIn("%, block 0, iteration", self.bitwright("tasks", job, *at).stdout)
+        self.bitwright("cancel", job, *at)
+        self.wait_for(lambda: found("job")["state"] == "JOB_STATE_CANCELLED")
+
+    def wait_for(self, condition):
+        until = time.monotonic() + 120
+        while not condition():
+            self.assertLess(time.monotonic(), until, "it does not come")
+            time.sleep(0.1)
+
     def reconstructed(self, job, at):
         found = json.loads(self.bitwright("job", job, "--json", *at).stdout)
         return next((phase.get("done", 0), phase["total"]) for phase in found["phases"]

@@ -35,8 +35,8 @@ class TaskControl {
     fraction_.store(fraction, std::memory_order_relaxed);
   }
   double fraction() const { return fraction_.load(std::memory_order_relaxed); }
-  // For people, e.g. "iteration 500 of 5000, loss 0.0123": logged, and sent
-  // with the heartbeat.
+  // For people, e.g. "block 2, iteration 500 of 5000, loss 0.012": logged, and
+  // sent with the heartbeat.
   void SetNote(std::string note) {
     absl::MutexLock lock(&mutex_);
     note_ = std::move(note);

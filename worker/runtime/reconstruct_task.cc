@@ -174,8 +174,8 @@ absl::StatusOr<TaskResult> ExecuteReconstruct(const TaskContext& context) {
   const int iterations = parameters.hybrid().iterations();
   problem.watch = [&](int iteration, double loss) {
     context.control->SetFraction(0.95 * iteration / iterations);
-    std::string note =
-        absl::StrFormat("iteration %d of %d", iteration, iterations);
+    std::string note = absl::StrFormat("block %d, iteration %d of %d", block,
+                                       iteration, iterations);
     if (!std::isnan(loss)) absl::StrAppendFormat(&note, ", loss %.4g", loss);
     context.control->SetNote(std::move(note));
     return context.control->Check();
