@@ -4,14 +4,15 @@
     tests/bench/ratio_table.py
     tests/bench/ratio_table.py --models stories15m
 
-For the sample models and every model in $BITWRIGHT_SHARED_DIR/models, at the code bits that
-a ratio of 0.1 takes in all linears alike: one `bitwright compare` over the optimal ratio with
+For the sample models and every model in $BITWRIGHT_SHARED_DIR/models, at the code bits that a
+ratio of 0.1 takes in all linears alike: one `bitwright compare` over the optimal ratio with
 all, block and no interactions and the uniform ratio, each with both quantizers; rows kept at
 3, 4 and 16 bits at equal budget; more ratios to choose from; the same over 3 bits instead of
-2; the published gradient of the clipping; and gptq and baq at the same file bits. What the solver expected of its choices is read from the server's store.
-Every model's result is kept in WORKDIR, under what it was made with and the digests of the
-programs: models can be measured one by one, and a run over all of them then only writes the
-table. Writes RATIO.md and RATIO.json into --output. Needs nothing beyond the standard library.
+2; the published gradient of the clipping; and gptq and baq at the same file bits. What the
+solver expected of its choices is read from the server's store. Every model's result is kept in
+WORKDIR, under what it was made with and the digests of the programs: models can be measured
+one by one, and a run over all of them then only writes the table. Writes RATIO.md and
+RATIO.json into --output. Needs nothing beyond the standard library.
 """
 
 import argparse
@@ -32,12 +33,10 @@ RATIOS = (0.02, 0.05, 0.1, 0.15, 0.2)
 WIDE = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.97)
 INTERACTIONS = ("all", "block", "none", "uniform")
 QUANTIZERS = ("hybrid", "gptq")
-# A larger model takes fewer iterations, and leaves some rows out.
-LESS = {"stories15m": {
-    "iterations": 250,
-    "without": ["ratio block, hybrid", "ratio none, hybrid"] + [
-        f"ratio {interactions}, {quantizer}, one bit more"
-        for quantizer in QUANTIZERS for interactions in INTERACTIONS]}}
+# Rows that a larger model leaves out.
+WITHOUT = {"stories15m": ["ratio block, hybrid", "ratio none, hybrid"] + [
+    f"ratio {interactions}, {quantizer}, one bit more"
+    for quantizer in QUANTIZERS for interactions in INTERACTIONS]}
 PROGRAMS = ("bitwright", "bitwright-server", "bitwright-worker")
 
 
@@ -47,10 +46,6 @@ def ratio(bits, iterations, quantizer, interactions="all", bits_high=3, extra=""
     hybrid = f" --iterations {iterations}{extra}" if quantizer == "hybrid" else ""
     return (f"ratio --bits {bits:.7g} --bits-normal {bits_normal} --bits-high {bits_high} "
             f"--ratios {shares} --interactions {interactions} --quantizer {quantizer}{hybrid}")
-
-
-def iterations_of(options, model):
-    return LESS.get(model.name, {}).get("iterations", options.iterations)
 
 
 def methods(bits, iterations, without=()):
@@ -140,8 +135,7 @@ def run(options, model):
         enough = ratio(2.135, 0, "gptq", "uniform")
         uniform = compare(options, service, model, options.seeds[:1], [enough])
         bits = math.ceil(uniform["rows"][0]["code_bits"] * 1e6) / 1e6
-        rows = methods(bits, iterations_of(options, model),
-                       LESS.get(model.name, {}).get("without", ()))
+        rows = methods(bits, options.iterations, WITHOUT.get(model.name, ()))
         print(f"{model.name}: {bits} bits, {len(rows)} methods, {len(options.seeds)} seeds",
               file=sys.stderr)
         found = compare(options, service, model, options.seeds, rows.values())
@@ -152,14 +146,13 @@ def run(options, model):
     found["objectives"] = objectives(
         options.workdir / model.name / "server/store/blobs", bits)
     return {"model": model.name, "calibration": model.calibration.name,
-            "heldout": model.heldout.name, "bits": bits,
-            "iterations": iterations_of(options, model), **found}
+            "heldout": model.heldout.name, "bits": bits, **found}
 
 
 def measure(options, model):
     """The same, from WORKDIR if it is there."""
     made_with = [model.name, options.nsamples, options.seqlen, options.seeds,
-                 methods(0, iterations_of(options, model)), LESS.get(model.name),
+                 methods(0, options.iterations, WITHOUT.get(model.name, ())),
                  *map(digest_of, (model.path / "config.json", model.calibration,
                                   model.heldout, *sorted(model.path.glob("*.safetensors")),
                                   *(options.bin_dir / name for name in PROGRAMS)))]
@@ -203,20 +196,17 @@ def markdown(document):
              "solutions.", "", "    " + document["command"], "",
              f"Commit {document['commit']}; calibration {document['nsamples']} windows of "
              f"{document['seqlen']} tokens, seeds {' '.join(map(str, document['seeds']))}; "
-             "sequential pipeline.", "",
+             f"sequential pipeline; hybrid: {document['iterations']} iterations a block.", "",
              head, rule,
              "| code bits asked for | " + " | ".join(
                  f"{result['bits']:.4f}" for result in results) + " |",
-             "| hybrid: iterations a block | " + " | ".join(
-                 str(result["iterations"]) for result in results) + " |",
              "| full precision | " + " | ".join(
                  f"{result['perplexity']['before']:.2f}" for result in results) + " |"]
     for name in methods(0, 0):
         lines.append(f"| {name} | " + " | ".join(
             cell(row_of(result, name)) for result in results) + " |")
-    lines += ["", "–: left out of a larger model, as are half of the iterations. One bit more: 4 "
-              "bits over 3. At 16 bits a ratio is one or two rows of a linear of the small "
-              "models: fewer choices."]
+    lines += ["", "–: left out of a larger model. One bit more: 4 bits over 3. At 16 bits a ratio "
+              "is one or two rows of a linear of the small models: fewer choices."]
     lines += ["", "## Orderings", "",
               "In how many of the seeds the first has no higher perplexity than the second, and "
               "their means' ratio; bold where the means are the other way round.", "",
@@ -263,7 +253,7 @@ def main():
     document = {
         "command": shlex.join(["tests/bench/ratio_table.py", *sys.argv[1:]]),
         "commit": commit(), "nsamples": options.nsamples, "seqlen": options.seqlen,
-        "seeds": options.seeds,
+        "seeds": options.seeds, "iterations": options.iterations,
         "results": [measure(options, model) for model in models]}
     options.output.mkdir(parents=True, exist_ok=True)
     text = markdown(document)
