@@ -7,10 +7,12 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "client/api/client.h"
 #include "client/cli/commands.h"
@@ -192,13 +194,16 @@ absl::StatusOr<int> ShowJob(const JobOptions& options, const Globals& globals) {
   return options.exit_status ? ReportJobEnd(job) : static_cast<int>(kExitDone);
 }
 
-// How far a running task is, or what went wrong.
-std::string LastWord(const v1::Task& task) {
+// How far a running task is, and what went wrong before.
+std::string LastWords(const v1::Task& task) {
+  std::vector<std::string> words;
   if (task.state() == v1::TASK_STATE_RUNNING) {
-    return absl::StrFormat("%.0f%%%s%s", 100 * task.fraction_done(),
-                           task.note().empty() ? "" : ", ", task.note());
+    words.push_back(absl::StrFormat("%.0f%%", 100 * task.fraction_done()));
+    if (!task.note().empty()) words.push_back(task.note());
   }
-  return task.errors().empty() ? "" : task.errors().rbegin()->message();
+  if (!task.errors().empty())
+    words.push_back(task.errors().rbegin()->message());
+  return absl::StrJoin(words, ", ");
 }
 
 absl::StatusOr<int> ShowTasks(const JobOptions& options,
@@ -213,7 +218,7 @@ absl::StatusOr<int> ShowTasks(const JobOptions& options,
     return kExitDone;
   }
   Table table({"task", "kind", "state", "attempts", "worker", "time",
-               "progress or last error"});
+               "progress, last error"});
   for (const v1::Task& task : all.tasks()) {
     const std::string time =
         task.has_start_time() && task.has_end_time()
@@ -223,7 +228,7 @@ absl::StatusOr<int> ShowTasks(const JobOptions& options,
     table.AddRow({task.name().substr(task.name().rfind('/') + 1),
                   TaskKindName(task.kind()), TaskStateName(task.state()),
                   absl::StrCat(task.attempts()), task.worker(), time,
-                  LastWord(task)});
+                  LastWords(task)});
   }
   std::cout << table.Render();
   return kExitDone;
