@@ -42,7 +42,8 @@ struct ReconstructOptions {
   double clip_rate = 1e-2;    // α and β
   double round_decay = 1e-5;  // L2 on V
   // Share of the gradient that passes a code at either end of a clipped range,
-  // 0..1. OmniQuant's is 1; half leaves less loss (tests/bench/RATIO.md).
+  // 0..1. OmniQuant's is 1; half is better on most models
+  // (tests/bench/RATIO.md).
   double edge_gradient = 0.5;
   // λ of the regulariser Σ 1 − |2h − 1|^γ. The loss is scaled so that the
   // entries that AdaRound rounds share a start of 1 each.
