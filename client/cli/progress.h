@@ -51,7 +51,6 @@ class ProgressDisplay {
 
  private:
   std::string Describe(const JobProgress& progress, absl::Time now) const;
-
   std::string Bar(const JobProgress& progress, absl::Time now);
 
   Style style_;

@@ -150,18 +150,13 @@ class RatioTest(harness.TestCase):
             return next((task["note"] for task in found("tasks")["tasks"]
                          if "loss" in task.get("note", "")), None)
 
-        self.wait_for(note)
+        self.assertTrue(harness.wait_until(note, 120))
         self.assertRegex(note(), r"^block 0, iteration \d+ of 1000000, loss [\d.e-]+$")
         self.assertTrue(any("loss" in phase.get("note", "") for phase in found("job")["phases"]))
         self.assertIn("%, block 0, iteration", self.bitwright("tasks", job, *at).stdout)
         self.bitwright("cancel", job, *at)
-        self.wait_for(lambda: found("job")["state"] == "JOB_STATE_CANCELLED")
-
-    def wait_for(self, condition):
-        until = time.monotonic() + 120
-        while not condition():
-            self.assertLess(time.monotonic(), until, "it does not come")
-            time.sleep(0.1)
+        self.assertTrue(harness.wait_until(
+            lambda: found("job")["state"] == "JOB_STATE_CANCELLED", 120))
 
     def reconstructed(self, job, at):
         found = json.loads(self.bitwright("job", job, "--json", *at).stdout)

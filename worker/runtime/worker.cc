@@ -161,9 +161,9 @@ void Worker::ComputeNext() {
   reporter_.Submit({std::move(current.task), std::move(current.control),
                     std::move(result), absl::Now() - start});
   if (prefetch.joinable()) prefetch.join();
-    // Else what tasks leave free stays scattered over the allocator's arenas,
-    // and the peak grows with the number of tasks.
 #ifdef __GLIBC__
+  // Else what tasks leave free stays scattered over the allocator's arenas, and
+  // the peak grows with the number of tasks.
   malloc_trim(0);
 #endif
 }
