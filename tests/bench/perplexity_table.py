@@ -62,10 +62,11 @@ def known_models():
 
 
 class Service:
-    """A server and one worker in `state`; the client's environment to reach them."""
+    """A server and its workers in `state`; the client's environment to reach them."""
 
-    def __init__(self, binaries, state, models, threads):
-        self.binaries, self.state, self.models, self.threads = binaries, state, models, threads
+    def __init__(self, binaries, state, models, threads, workers=1):
+        self.binaries, self.state, self.models = binaries, state, models
+        self.threads, self.workers = threads, workers
         self.processes = []
 
     def __enter__(self):
@@ -80,8 +81,10 @@ class Service:
             if self.processes[0].poll() is not None or time.monotonic() > deadline:
                 sys.exit(f"the server did not start; see {self.state}/bitwright-server.log")
             time.sleep(0.05)
-        self.start("bitwright-worker", "--server", address, "--cache-dir",
-                   self.state / "worker", *(["--threads", self.threads] if self.threads else []))
+        for number in range(self.workers):
+            self.start("bitwright-worker", "--server", address, "--cache-dir",
+                       self.state / f"worker-{number}", "--name", f"worker-{number}",
+                       *(["--threads", self.threads] if self.threads else []))
         self.environment = {**os.environ, "BITWRIGHT_SERVER": address}
         return self
 

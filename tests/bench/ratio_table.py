@@ -5,23 +5,26 @@
     tests/bench/ratio_table.py --models stories15m
 
 For the sample models and every model in $BITWRIGHT_SHARED_DIR/models, at the code bits that a
-ratio of 0.1 takes in all linears alike: one `bitwright compare` over the optimal ratio with
-all, block and no interactions and the uniform ratio, each with both quantizers; rows kept at
-3, 4 and 16 bits at equal budget; more ratios to choose from; the same over 3 bits instead of
-2; the published gradient of the clipping; and gptq and baq at the same file bits. What the
-solver expected of its choices is read from the server's store. Every model's result is kept in
+ratio of 0.1 takes in all linears alike: for each seed one `bitwright compare` over the optimal
+ratio with all, block and no interactions and the uniform ratio, each with both quantizers;
+rows kept at 3, 4 and 16 bits at equal budget; more ratios to choose from; thrice the
+iterations; the same over 3 bits instead of 2; the published gradient of the clipping; and gptq
+and baq at the same file bits. The seeds run beside each other, on --workers. What the solver
+expected of its choices is read from the server's store. Every model's result is kept in
 WORKDIR, under what it was made with and the digests of the programs: models can be measured
 one by one, and a run over all of them then only writes the table. Writes RATIO.md and
 RATIO.json into --output. Needs nothing beyond the standard library.
 """
 
 import argparse
+import concurrent.futures
 import hashlib
 import json
 import math
 import os
 import pathlib
 import shlex
+import statistics
 import sys
 
 from perplexity_table import SOURCE, Service, commit, digest_of, known_models
@@ -34,16 +37,20 @@ WIDE = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.97)
 INTERACTIONS = ("all", "block", "none", "uniform")
 QUANTIZERS = ("hybrid", "gptq")
 # Rows that a larger model leaves out.
-WITHOUT = {"stories15m": ["ratio block, hybrid", "ratio none, hybrid"] + [
+WITHOUT = {"stories15m": ["ratio all, hybrid, ratios to 0.97, more iterations"] + [
     f"ratio {interactions}, {quantizer}, one bit more"
     for quantizer in QUANTIZERS for interactions in INTERACTIONS]}
+MORE_ITERATIONS = 3
+# In proportion to the published 1e-3 for ten times the iterations.
+ROUND_LR = 0.01
 PROGRAMS = ("bitwright", "bitwright-server", "bitwright-worker")
 
 
 def ratio(bits, iterations, quantizer, interactions="all", bits_high=3, extra="",
           ratios=RATIOS, bits_normal=2):
     shares = ",".join(f"{share / (bits_high - bits_normal):.6g}" for share in ratios)
-    hybrid = f" --iterations {iterations}{extra}" if quantizer == "hybrid" else ""
+    hybrid = (f" --iterations {iterations} --round-lr {ROUND_LR}{extra}"
+              if quantizer == "hybrid" else "")
     return (f"ratio --bits {bits:.7g} --bits-normal {bits_normal} --bits-high {bits_high} "
             f"--ratios {shares} --interactions {interactions} --quantizer {quantizer}{hybrid}")
 
@@ -60,6 +67,11 @@ def methods(bits, iterations, without=()):
     for quantizer in QUANTIZERS:
         rows[f"ratio all, {quantizer}, ratios to 0.97"] = ratio(
             bits, iterations, quantizer, ratios=WIDE)
+    more = MORE_ITERATIONS * iterations
+    rows |= {f"ratio {interactions}, hybrid, more iterations": ratio(
+        bits, more, "hybrid", interactions) for interactions in ("all", "uniform")}
+    rows["ratio all, hybrid, ratios to 0.97, more iterations"] = ratio(
+        bits, more, "hybrid", ratios=WIDE)
     for quantizer in QUANTIZERS:
         for interactions in INTERACTIONS:
             rows[f"ratio {interactions}, {quantizer}, one bit more"] = ratio(
@@ -94,18 +106,38 @@ def orderings():
     pairs += [(f"ratio all, {quantizer}, ratios to 0.97", f"ratio all, {quantizer}")
               for quantizer in QUANTIZERS]
     pairs += [("ratio all, hybrid, ratios to 0.97", "ratio all, gptq, ratios to 0.97"),
-              ("ratio all, hybrid, ratios to 0.97", "baq over the model, same file bits")]
+              ("ratio all, hybrid, ratios to 0.97", "baq over the model, same file bits"),
+              ("ratio all, hybrid, more iterations", "ratio all, hybrid"),
+              ("ratio all, hybrid, more iterations", "ratio uniform, hybrid, more iterations"),
+              ("ratio all, hybrid, more iterations", "baq over the model, same file bits"),
+              ("ratio all, hybrid, ratios to 0.97, more iterations",
+               "baq over the model, same file bits")]
     return pairs
 
 
-def compare(options, service, model, seeds, rows):
+def compare(options, service, model, seed, rows):
     done = service.run(
         "compare", model.path, "--calib", model.calibration, "--eval", model.heldout,
-        "--nsamples", options.nsamples, "--seqlen", options.seqlen, "--seeds",
-        ",".join(map(str, seeds)), "--methods", *rows, "--json", "--quiet")
+        "--nsamples", options.nsamples, "--seqlen", options.seqlen, "--seeds", seed,
+        "--methods", *rows, "--json", "--quiet")
     if done.returncode != 0:
-        sys.exit(f"{model.name}: {done.stderr.strip()}")
+        sys.exit(f"{model.name}, seed {seed}: {done.stderr.strip()}")
     return json.loads(done.stdout)
+
+
+def compare_seeds(options, service, model, rows):
+    """As one `compare` over all seeds, but beside each other."""
+    with concurrent.futures.ThreadPoolExecutor(len(options.seeds)) as pool:
+        merged, *others = pool.map(
+            lambda seed: compare(options, service, model, seed, rows), options.seeds)
+    for i, row in enumerate(merged["rows"]):
+        for other in others:
+            row["runs"] += other["rows"][i]["runs"]
+        for mean in ("code_bits", "file_bits", "perplexity"):
+            row[mean] = statistics.fmean(one[mean] for one in row["runs"])
+        if others:
+            row["deviation"] = statistics.stdev(one["perplexity"] for one in row["runs"])
+    return merged
 
 
 def objectives(blobs, bits):
@@ -130,15 +162,15 @@ def objectives(blobs, bits):
 def run(options, model):
     """All rows of one model."""
     with Service(options.bin_dir, options.workdir / model.name, [model],
-                 options.threads) as service:
+                 options.threads, options.workers) as service:
         # More than a ratio of 0.1 takes, and less than 0.15.
         enough = ratio(2.135, 0, "gptq", "uniform")
-        uniform = compare(options, service, model, options.seeds[:1], [enough])
+        uniform = compare(options, service, model, options.seeds[0], [enough])
         bits = math.ceil(uniform["rows"][0]["code_bits"] * 1e6) / 1e6
         rows = methods(bits, options.iterations, WITHOUT.get(model.name, ()))
         print(f"{model.name}: {bits} bits, {len(rows)} methods, {len(options.seeds)} seeds",
               file=sys.stderr)
-        found = compare(options, service, model, options.seeds, rows.values())
+        found = compare_seeds(options, service, model, list(rows.values()))
     for name, row in zip(rows, found["rows"]):
         row["name"] = name
         for one in row["runs"]:
@@ -196,7 +228,8 @@ def markdown(document):
              "solutions.", "", "    " + document["command"], "",
              f"Commit {document['commit']}; calibration {document['nsamples']} windows of "
              f"{document['seqlen']} tokens, seeds {' '.join(map(str, document['seeds']))}; "
-             f"sequential pipeline; hybrid: {document['iterations']} iterations a block.", "",
+             f"sequential pipeline; hybrid: {document['iterations']} iterations a block at a "
+             f"rounding rate of {ROUND_LR}, more iterations: {MORE_ITERATIONS} times as many.", "",
              head, rule,
              "| code bits asked for | " + " | ".join(
                  f"{result['bits']:.4f}" for result in results) + " |",
@@ -237,7 +270,8 @@ def parse_options():
     parser.add_argument("--nsamples", type=int, default=32)
     parser.add_argument("--seqlen", type=int, default=128)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, help="of the worker [one a core]")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="[one a core]")
+    parser.add_argument("--threads", type=int, default=1, help="of each worker [1]")
     parser.add_argument("--workdir", type=pathlib.Path, default=SOURCE / "build/ratio",
                         help="state and finished models")
     parser.add_argument("--output", type=pathlib.Path, default=SOURCE / "tests/bench")
