@@ -42,7 +42,6 @@ class KeptBuffers {
     return nullptr;
   }
 
-  // bytes <= kMaxKeptBytes.
   void Keep(void* place, size_t bytes) {
     {
       absl::MutexLock lock(&mutex_);
@@ -98,7 +97,7 @@ void* AllocateRaw(size_t bytes) {
 }
 
 void FreeRaw(void* place, size_t bytes) {
-  if (bytes < kHugePage || bytes > kMaxKeptBytes) {
+  if (bytes < kHugePage || bytes > kMaxKeptBytes / 2) {
     Delete(place, bytes);
   } else {
     KeptBuffers::Get().Keep(place, bytes);
@@ -106,5 +105,7 @@ void FreeRaw(void* place, size_t bytes) {
 }
 
 size_t KeptBytes() { return KeptBuffers::Get().total(); }
+
+void FreeKeptBuffers() { KeptBuffers::Get().Shrink(0); }
 
 }  // namespace bitwright::quant

@@ -2,7 +2,7 @@
 // because filling them with zeros first would cost as much as the work, and
 // from a few MiB on huge pages are asked for, because a page fault every 4 KiB
 // and the misses that strided access then has would cost as much again. Private
-// to this folder.
+// to this folder, but for FreeKeptBuffers.
 #ifndef BITWRIGHT_WORKER_QUANT_RAW_VECTOR_H_
 #define BITWRIGHT_WORKER_QUANT_RAW_VECTOR_H_
 
@@ -13,19 +13,23 @@
 
 namespace bitwright::quant {
 
-// For RawAllocator. Freed buffers of kHugePage bytes and more are kept for the
-// next one of exactly that size: the layers of a model repeat their shapes, and
-// the kernel clears every page that it hands out. The latest kMaxKeptBytes are
-// kept, none under AddressSanitizer. Thread-safe.
+// For RawAllocator. Freed buffers from kHugePage to half of kMaxKeptBytes are
+// kept for the next one of exactly that size: the layers of a model repeat
+// their shapes, and the kernel clears every page that it hands out. The latest
+// kMaxKeptBytes are kept, none under AddressSanitizer. Exact BAQ of 4096x4096
+// frees 288 MiB and more; where only 256 were kept it took 8 % longer.
+// Thread-safe.
 inline constexpr size_t kHugePage = size_t{2} << 20;
 #ifdef __SANITIZE_ADDRESS__
 inline constexpr size_t kMaxKeptBytes = 0;
 #else
-inline constexpr size_t kMaxKeptBytes = size_t{256} << 20;
+inline constexpr size_t kMaxKeptBytes = size_t{512} << 20;
 #endif
 void* AllocateRaw(size_t bytes);
 void FreeRaw(void* place, size_t bytes);
 size_t KeptBytes();  // Kept now.
+// For when there is nothing to do.
+void FreeKeptBuffers();
 
 template <typename T>
 struct RawAllocator {

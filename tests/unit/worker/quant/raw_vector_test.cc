@@ -46,8 +46,14 @@ TEST(RawVectorTest, KeepsTheLatestUpToALimit) {
 TEST(RawVectorTest, OneThatIsTooLargeDisplacesNothing) {
   { RawVector<char> kept(kLarge); }
   const size_t before = KeptBytes();
-  { RawVector<char> too_large(kMaxKeptBytes + kHugePage); }
+  { RawVector<char> too_large(kMaxKeptBytes / 2 + kHugePage); }
   EXPECT_EQ(KeptBytes(), before);
+}
+
+TEST(RawVectorTest, NothingIsKeptOnceItIsFreed) {
+  { RawVector<char> kept(kLarge); }
+  FreeKeptBuffers();
+  EXPECT_EQ(KeptBytes(), 0u);
 }
 
 TEST(RawVectorTest, SmallBuffersAreNotKept) {
