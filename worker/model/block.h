@@ -26,7 +26,7 @@ using CapturedInputs = std::array<at::Tensor, kBlockInputs>;
 
 // Takes what linear `linear` read, [seqlen, cols], and d(loss)/d(its output),
 // [seqlen, rows]: gradientᵀ · input is d(loss)/d(its weight). `linear` counts
-// as BlockLinears does.
+// as BlockLinears does. Both may be kept: nobody writes to them afterwards.
 using UseGradient = absl::FunctionRef<void(
     int64_t linear, const at::Tensor& input, const at::Tensor& gradient)>;
 

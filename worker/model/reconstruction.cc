@@ -128,10 +128,19 @@ class Reconstruction {
   absl::Status Measure(int iteration);
   double Gamma(int iteration) const;
   absl::Status Iterate(int iteration);
-  // d(objective)/d(weight) for each linear, by one sequence. `scale` times the
-  // error of the output is the gradient there.
-  absl::StatusOr<std::vector<at::Tensor>> Gradients(int64_t sequence,
-                                                    double scale) const;
+  // What a linear read in one sequence, [seqlen, cols], and the gradient at its
+  // output, [seqlen, rows].
+  struct Flow {
+    at::Tensor input, gradient;
+  };
+  // Of each linear. `scale` times the error of the block's output is the
+  // gradient there.
+  absl::StatusOr<std::vector<Flow>> Backward(int64_t sequence,
+                                             double scale) const;
+  // Adds d(objective)/d(weight) of each linear by these sequences, as many as
+  // run together, to `total`.
+  absl::Status AddGradients(absl::Span<const int64_t> sequences,
+                            std::vector<at::Tensor>* total) const;
 
   const ReconstructProblem& problem_;
   const ReconstructOptions& options_;
@@ -241,10 +250,10 @@ double Reconstruction::Gamma(int iteration) const {
          (options_.gamma_first - options_.gamma_last) * left;
 }
 
-absl::StatusOr<std::vector<at::Tensor>> Reconstruction::Gradients(
+absl::StatusOr<std::vector<Reconstruction::Flow>> Reconstruction::Backward(
     int64_t sequence, double scale) const {
   BW_ASSIGN_OR_RETURN(const Pair pair, Read(sequence));
-  std::vector<at::Tensor> gradients(linears_.size());
+  std::vector<Flow> flows(linears_.size());
   block_->Backward(
       pair.input,
       [&](absl::FunctionRef<at::Tensor()> output) {
@@ -252,9 +261,40 @@ absl::StatusOr<std::vector<at::Tensor>> Reconstruction::Gradients(
       },
       /*need_input=*/false,
       [&](int64_t linear, const at::Tensor& input, const at::Tensor& gradient) {
-        gradients[linear] = at::mm(gradient.t(), input);
+        flows[linear] = {input, gradient};
       });
-  return gradients;
+  return flows;
+}
+
+absl::Status Reconstruction::AddGradients(
+    absl::Span<const int64_t> sequences, std::vector<at::Tensor>* total) const {
+  const int64_t n = static_cast<int64_t>(sequences.size());
+  const int64_t linears = static_cast<int64_t>(linears_.size());
+  const double scale =
+      2 * scale_ / static_cast<double>(options_.batch * entries());
+  std::vector<std::vector<Flow>> flows(n);
+  BW_RETURN_IF_ERROR(ForEachSequence(
+      device_, n, "block backward", [&](int64_t i) -> absl::Status {
+        BW_ASSIGN_OR_RETURN(flows[i], Backward(sequences[i], scale));
+        return absl::OkStatus();
+      }));
+  // A third of all work, and the part that one sequence has for many threads.
+  std::vector<at::Tensor> gradients(n * linears);
+  BW_RETURN_IF_ERROR(
+      ForEachSequence(device_, n * linears, "weight gradients", [&](int64_t i) {
+        const Flow flow = std::move(flows[i / linears][i % linears]);
+        gradients[i] = at::mm(flow.gradient.t(), flow.input);
+        return absl::OkStatus();
+      }));
+  for (int64_t i = 0; i < n * linears; ++i) {
+    at::Tensor& sum = (*total)[i % linears];
+    if (sum.defined()) {
+      sum.add_(gradients[i]);
+    } else {
+      sum = gradients[i];
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Reconstruction::Iterate(int iteration) {
@@ -263,27 +303,14 @@ absl::Status Reconstruction::Iterate(int iteration) {
     return absl::OkStatus();
   }));
   const int64_t at_once = SequencesAtOnce(device_);
-  std::vector<at::Tensor> total;  // Summed in the order of the sequences.
+  // Summed in the order of the sequences.
+  std::vector<at::Tensor> total(linears_.size());
   for (int64_t begin = 0; begin < options_.batch; begin += at_once) {
     if (begin > 0) BW_RETURN_IF_ERROR(Watch(iteration));
     const int64_t n = std::min(at_once, options_.batch - begin);
     std::vector<int64_t> sequences;
     for (int64_t i = 0; i < n; ++i) sequences.push_back(shuffle_.Next());
-    std::vector<std::vector<at::Tensor>> gradients(n);
-    BW_RETURN_IF_ERROR(ForEachSequence(
-        device_, n, "block backward", [&](int64_t i) -> absl::Status {
-          const double scale =
-              2 * scale_ / static_cast<double>(options_.batch * entries());
-          BW_ASSIGN_OR_RETURN(gradients[i], Gradients(sequences[i], scale));
-          return absl::OkStatus();
-        }));
-    for (std::vector<at::Tensor>& of_sequence : gradients) {
-      if (total.empty()) {
-        total = std::move(of_sequence);
-        continue;
-      }
-      for (size_t l = 0; l < total.size(); ++l) total[l].add_(of_sequence[l]);
-    }
+    BW_RETURN_IF_ERROR(AddGradients(sequences, &total));
   }
   const double gamma = Gamma(iteration);
   return ForEachLinear([&](size_t l) -> absl::Status {

@@ -17,8 +17,10 @@
 // that it is never worse than the start.
 //
 // Memory: one block with its parameters and Adam's, and for each sequence in
-// flight, as many as there are threads, its states and a gradient of every
-// weight. Determinism: the same bytes for any number of threads.
+// flight, as many as there are threads, its states, what its linears read, the
+// gradients at their outputs and of their weights. Determinism: the same bytes
+// for any number of threads. With a batch of 1 threads share the weights'
+// gradients and roundings, but not the pass through the block.
 #ifndef BITWRIGHT_WORKER_MODEL_RECONSTRUCTION_H_
 #define BITWRIGHT_WORKER_MODEL_RECONSTRUCTION_H_
 
@@ -82,12 +84,12 @@ struct ReconstructProblem {
   // [seqlen, width]. Called from several threads at once.
   std::function<absl::Status(int64_t i, absl::Span<float> input,
                              absl::Span<float> target)>
-      read;
-  std::vector<RowsToLearn> linears;  // As BlockLinears.
+      read = nullptr;
+  std::vector<RowsToLearn> linears = {};  // As BlockLinears.
   // Told after every iteration and during long ones, with the last measured
   // loss (NaN before there is one); an error ends the reconstruction. May be
   // null.
-  std::function<absl::Status(int iteration, double loss)> watch;
+  std::function<absl::Status(int iteration, double loss)> watch = nullptr;
 };
 
 struct ReconstructedBlock {

@@ -180,16 +180,18 @@ TEST_F(ReconstructionTest, RoundingIsLearnedAndStaysBetweenNeighbours) {
 
 TEST_F(ReconstructionTest, ThreadsChangeNothing) {
   const ReconstructProblem problem = Problem(2, 3);
-  const ReconstructOptions options{
-      .iterations = 40, .batch = 3, .check_every = 10};
-  std::vector<ReconstructedBlock> blocks;
-  for (int threads : {1, 3}) {
-    const ScopedThreads scoped(threads);
-    blocks.push_back(Run(problem, options));
-  }
-  EXPECT_EQ(blocks[0].loss, blocks[1].loss);
-  for (size_t l = 0; l < blocks[0].linears.size(); ++l) {
-    EXPECT_TRUE(blocks[0].linears[l] == blocks[1].linears[l]);
+  for (int batch : {1, 3, 5}) {
+    const ReconstructOptions options{
+        .iterations = 40, .batch = batch, .check_every = 10};
+    std::vector<ReconstructedBlock> blocks;
+    for (int threads : {1, 3}) {
+      const ScopedThreads scoped(threads);
+      blocks.push_back(Run(problem, options));
+    }
+    EXPECT_EQ(blocks[0].loss, blocks[1].loss) << batch;
+    for (size_t l = 0; l < blocks[0].linears.size(); ++l) {
+      EXPECT_TRUE(blocks[0].linears[l] == blocks[1].linears[l]) << batch;
+    }
   }
 }
 

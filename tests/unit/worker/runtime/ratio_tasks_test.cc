@@ -278,7 +278,9 @@ TEST_F(RatioTasksTest, MatricesAreThoseOfTheLogits) {
       const double scale = std::sqrt(gram[i * n + i] * gram[j * n + j]);
       EXPECT_NEAR(gram[i * n + j], 2 * Dot(moves[i], moves[j]) / kWindows,
                   2e-4 * scale);
-      if (block_of_[i / 2] != block_of_[j / 2]) EXPECT_EQ(paper[i * n + j], 0);
+      if (block_of_[i / 2] != block_of_[j / 2]) {
+        EXPECT_EQ(paper[i * n + j], 0);
+      }
     }
   }
   const Eigen::Map<const Eigen::MatrixXd> m(gram.data(), n, n);
