@@ -10,26 +10,13 @@
 #include "common/base/digest.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+#include "proto/algorithm_version.h"
 #include "server/planner/action_methods.h"
 #include "server/planner/planner.h"
 #include "server/planner/task_keys.h"
 
 namespace bitwright {
 namespace {
-
-// Part of every action digest. Raise a kind's version when its tasks begin to
-// give other bytes for the same inputs: results on record then no longer count.
-constexpr int kPrepareVersion = 1;
-constexpr int kForwardVersion = 2;
-constexpr int kQuantizeVersion = 5;
-constexpr int kEvaluateVersion = 2;
-constexpr int kFinalizeVersion = 1;
-constexpr int kMeasureVersion = 1;
-constexpr int kGradientVersion = 1;
-constexpr int kAllocateVersion = 1;
-constexpr int kResponseVersion = 1;
-constexpr int kSolveVersion = 1;
-constexpr int kReconstructVersion = 3;
 
 // Windows of the evaluation text are cut into this many shards, always.
 constexpr int kEvaluationShards = 4;
@@ -86,17 +73,17 @@ class Planner {
   }
 
  private:
-  PlannedTask* Add(std::string key, v1::TaskKind kind, int version) {
+  PlannedTask* Add(std::string key, v1::TaskKind kind) {
     PlannedTask& task = plan_.tasks.emplace_back();
     task.key = std::move(key);
     task.action.set_kind(kind);
-    task.action.set_algorithm_version(version);
+    task.action.set_algorithm_version(AlgorithmVersion(kind));
     task.action.set_model_digest(model_digest_);
     return &task;
   }
 
   void AddPrepareCalibration() {
-    PlannedTask* task = Add(kPrepare, v1::TASK_KIND_PREPARE, kPrepareVersion);
+    PlannedTask* task = Add(kPrepare, v1::TASK_KIND_PREPARE);
     v1::PrepareParameters* prepare = task->action.mutable_prepare();
     prepare->set_calibration(true);
     prepare->set_nsamples(spec_.calibration().nsamples());
@@ -106,8 +93,7 @@ class Planner {
   }
 
   void AddPrepareEvaluation() {
-    PlannedTask* task =
-        Add(kPrepareEvaluation, v1::TASK_KIND_PREPARE, kPrepareVersion);
+    PlannedTask* task = Add(kPrepareEvaluation, v1::TASK_KIND_PREPARE);
     task->action.mutable_prepare()->set_seqlen(spec_.evaluation().seqlen());
     AddText(spec_.evaluation().source(), task);
   }
@@ -149,8 +135,8 @@ class Planner {
     const bool quantized = pass == Pass::kQuantized && block > 0;
     const int shards = spec_.calibration().shards();
     for (int shard = 0; shard < shards; ++shard) {
-      PlannedTask* task = Add(ForwardKey(pass, block, shard),
-                              v1::TASK_KIND_FORWARD, kForwardVersion);
+      PlannedTask* task =
+          Add(ForwardKey(pass, block, shard), v1::TASK_KIND_FORWARD);
       task->affinity = absl::StrCat("shard-", shard);
       v1::ForwardParameters* forward = task->action.mutable_forward();
       forward->set_block(static_cast<int32_t>(block));
@@ -199,7 +185,7 @@ class Planner {
     for (int64_t block = 0; block < config_.num_layers; ++block) {
       AddResponses(block);
     }
-    PlannedTask* solve = Add(kSolve, v1::TASK_KIND_SOLVE, kSolveVersion);
+    PlannedTask* solve = Add(kSolve, v1::TASK_KIND_SOLVE);
     *solve->action.mutable_solve()->mutable_method() =
         SolveMethod(spec_.method());
     const int options = spec_.method().ratio().ratios_size();
@@ -244,7 +230,7 @@ class Planner {
     PlannedTask* task =
         Add(partner == nullptr ? ResponseKey(linear, option)
                                : PairKey(linear, option, *partner),
-            v1::TASK_KIND_RESPONSE, kResponseVersion);
+            v1::TASK_KIND_RESPONSE);
     v1::ResponseParameters* response = task->action.mutable_response();
     response->set_block(static_cast<int32_t>(block));
     response->set_linear(linear);
@@ -297,8 +283,7 @@ class Planner {
 
   void AddMeasure(int64_t block) {
     for (const LinearSpec& linear : BlockLinears(config_, block)) {
-      PlannedTask* task =
-          Add(MeasureKey(linear.name), v1::TASK_KIND_MEASURE, kMeasureVersion);
+      PlannedTask* task = Add(MeasureKey(linear.name), v1::TASK_KIND_MEASURE);
       v1::MeasureParameters* measure = task->action.mutable_measure();
       measure->set_block(static_cast<int32_t>(block));
       measure->set_linear(linear.name);
@@ -310,8 +295,8 @@ class Planner {
   void AddGradient(int64_t block) {
     const int shards = spec_.calibration().shards();
     for (int shard = 0; shard < shards; ++shard) {
-      PlannedTask* task = Add(GradientKey(block, shard), v1::TASK_KIND_GRADIENT,
-                              kGradientVersion);
+      PlannedTask* task =
+          Add(GradientKey(block, shard), v1::TASK_KIND_GRADIENT);
       task->affinity = absl::StrCat("shard-", shard);
       v1::GradientParameters* gradient = task->action.mutable_gradient();
       gradient->set_block(static_cast<int32_t>(block));
@@ -330,8 +315,7 @@ class Planner {
   }
 
   void AddAllocate(std::string key, double bits) {
-    PlannedTask* task =
-        Add(std::move(key), v1::TASK_KIND_ALLOCATE, kAllocateVersion);
+    PlannedTask* task = Add(std::move(key), v1::TASK_KIND_ALLOCATE);
     *task->action.mutable_allocate()->mutable_method() =
         AllocateMethod(spec_.method(), bits);
     for (int64_t block = 0; block < config_.num_layers; ++block) {
@@ -354,8 +338,7 @@ class Planner {
 
   void AddQuantize(int64_t block) {
     for (const LinearSpec& linear : BlockLinears(config_, block)) {
-      PlannedTask* task = Add(QuantizeKey(linear.name), v1::TASK_KIND_QUANTIZE,
-                              kQuantizeVersion);
+      PlannedTask* task = Add(QuantizeKey(linear.name), v1::TASK_KIND_QUANTIZE);
       v1::QuantizeParameters* quantize = task->action.mutable_quantize();
       quantize->set_block(static_cast<int32_t>(block));
       quantize->set_linear(linear.name);
@@ -373,8 +356,7 @@ class Planner {
 
   void AddReconstruct(int64_t block) {
     const Pass pass = CalibrationPass();
-    PlannedTask* task = Add(ReconstructKey(block), v1::TASK_KIND_RECONSTRUCT,
-                            kReconstructVersion);
+    PlannedTask* task = Add(ReconstructKey(block), v1::TASK_KIND_RECONSTRUCT);
     v1::ReconstructParameters* reconstruct = task->action.mutable_reconstruct();
     reconstruct->set_block(static_cast<int32_t>(block));
     reconstruct->set_group_size(spec_.method().group_size());
@@ -393,8 +375,7 @@ class Planner {
   }
 
   void AddFinalize() {
-    PlannedTask* task =
-        Add("finalize", v1::TASK_KIND_FINALIZE, kFinalizeVersion);
+    PlannedTask* task = Add("finalize", v1::TASK_KIND_FINALIZE);
     v1::FinalizeParameters* finalize = task->action.mutable_finalize();
     finalize->set_format(spec_.format());
     v1::JobSpec* lineage = finalize->mutable_spec();
@@ -408,8 +389,8 @@ class Planner {
 
   void AddEvaluate(const char* prefix, bool quantized) {
     for (int shard = 0; shard < kEvaluationShards; ++shard) {
-      PlannedTask* task = Add(absl::StrCat(prefix, shard),
-                              v1::TASK_KIND_EVALUATE, kEvaluateVersion);
+      PlannedTask* task =
+          Add(absl::StrCat(prefix, shard), v1::TASK_KIND_EVALUATE);
       task->action.mutable_evaluate()->set_shard(shard);
       task->action.mutable_evaluate()->set_shards(kEvaluationShards);
       if (quantized) {

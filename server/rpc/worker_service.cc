@@ -5,9 +5,26 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "proto/algorithm_version.h"
 #include "server/rpc/respond.h"
 
 namespace bitwright {
+namespace {
+
+absl::Status CheckAlgorithms(const v1::LeaseTasksRequest& request) {
+  const std::string ours = AlgorithmVersions();
+  if (request.algorithms() == ours) return absl::OkStatus();
+  return WithReason(
+      absl::FailedPreconditionError(absl::StrCat(
+          "this worker and the server are of different builds: its algorithms "
+          "are \"",
+          request.algorithms(), "\", the server's \"", ours,
+          "\"; run a worker of the server's build")),
+      "OTHER_ALGORITHMS");
+}
+
+}  // namespace
 
 grpc::Status WorkerServiceImpl::OpenSession(
     grpc::ServerContext* context, const v1::OpenSessionRequest* request,
@@ -25,6 +42,11 @@ grpc::ServerUnaryReactor* WorkerServiceImpl::LeaseTasks(
     grpc::CallbackServerContext* context, const v1::LeaseTasksRequest* request,
     v1::LeaseTasksResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  if (absl::Status same = CheckAlgorithms(*request); !same.ok()) {
+    spdlog::warn("{}: {}", request->session(), std::string(same.message()));
+    reactor->Finish(ToGrpcStatus(same));
+    return reactor;
+  }
   dispatcher_->Add(context, request, response, reactor);
   return reactor;
 }

@@ -1,6 +1,5 @@
 // What people do with jobs.
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,8 +18,6 @@ using scheduler_internal::StateName;
 using scheduler_internal::ViewJob;
 
 namespace {
-
-constexpr int kAllTasks = std::numeric_limits<int>::max();
 
 std::vector<Digest> GivenBlobs(const v1::JobSpec& spec) {
   std::vector<Digest> blobs;

@@ -4,9 +4,11 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "common/base/status_macros.h"
+#include "proto/algorithm_version.h"
 #include "server/scheduler/scheduler.h"
 #include "server/scheduler/transition.h"
 
@@ -92,6 +94,15 @@ std::string OneLine(absl::string_view text) {
   return line;
 }
 
+void RemoveTasksOf(const JobRecord& job, std::vector<v1::LeasedTask>* leased) {
+  const std::string prefix = TaskName(job.id, "");
+  leased->erase(std::remove_if(leased->begin(), leased->end(),
+                               [&](const v1::LeasedTask& task) {
+                                 return absl::StartsWith(task.task(), prefix);
+                               }),
+                leased->end());
+}
+
 // What a heartbeat says of its task. False: nothing new.
 bool TakeProgress(const v1::LeaseRef& lease, TaskRecord* task) {
   const double before = task->fraction_done;
@@ -105,6 +116,7 @@ bool TakeProgress(const v1::LeaseRef& lease, TaskRecord* task) {
 }  // namespace
 
 absl::StatusOr<v1::LeasedTask> Scheduler::Claim(Transition* t, TaskRecord task,
+                                                v1::Action action,
                                                 WorkerRecord* worker) {
   BW_ASSIGN_OR_RETURN(JobRecord * job, t->Job(task.job));
   const int64_t epoch_before = task.epoch++;
@@ -126,8 +138,7 @@ absl::StatusOr<v1::LeasedTask> Scheduler::Claim(Transition* t, TaskRecord task,
   leased.set_task(TaskName(job->id, task.key));
   leased.set_lease_epoch(task.epoch);
   leased.set_action_digest(task.action_digest);
-  BW_ASSIGN_OR_RETURN(*leased.mutable_action(),
-                      t->store()->GetAction(task.job, task.position));
+  *leased.mutable_action() = std::move(action);
   *leased.mutable_model() = job->spec.model();
   leased.set_attempt(task.attempts);
   return leased;
@@ -167,8 +178,17 @@ absl::StatusOr<std::vector<v1::LeasedTask>> Scheduler::LeaseTasks(
       // Another job may have found the result since the task became READY.
       BW_ASSIGN_OR_RETURN(bool cached, t->TakeFromCache(job, &task));
       if (cached) continue;
-      BW_ASSIGN_OR_RETURN(leased.emplace_back(),
-                          Claim(t, std::move(task), &worker));
+      BW_ASSIGN_OR_RETURN(v1::Action action,
+                          t->store()->GetAction(task.job, task.position));
+      if (action.algorithm_version() != AlgorithmVersion(action.kind())) {
+        // Planned before an upgrade of the server.
+        BW_RETURN_IF_ERROR(t->PlanAnew(job));
+        RemoveTasksOf(*job, &leased);
+        continue;
+      }
+      BW_ASSIGN_OR_RETURN(
+          leased.emplace_back(),
+          Claim(t, std::move(task), std::move(action), &worker));
     }
     worker.last_seen = t->now();
     return t->store()->PutWorker(worker);

@@ -119,6 +119,10 @@ bool IsTerminal(v1::JobState state) {
          state == v1::JOB_STATE_CANCELLED;
 }
 
+bool IsUnplanned(v1::JobState state) {
+  return state == v1::JOB_STATE_PENDING || state == v1::JOB_STATE_PLANNING;
+}
+
 bool IsDone(v1::TaskState state) {
   return state == v1::TASK_STATE_SUCCEEDED || state == v1::TASK_STATE_CACHED;
 }

@@ -49,7 +49,8 @@ std::string StateName(v1::JobState state);
 std::string StateName(v1::TaskState state);
 
 bool IsTerminal(v1::JobState state);
-bool IsDone(v1::TaskState state);  // SUCCEEDED or CACHED.
+bool IsUnplanned(v1::JobState state);  // PENDING or PLANNING.
+bool IsDone(v1::TaskState state);      // SUCCEEDED or CACHED.
 
 }  // namespace bitwright::scheduler_internal
 

@@ -1,4 +1,5 @@
 // From PENDING over PLANNING to RUNNING.
+#include <algorithm>
 #include <map>
 #include <set>
 #include <utility>
@@ -11,20 +12,41 @@
 
 namespace bitwright {
 
+using scheduler_internal::IsUnplanned;
 using scheduler_internal::JobName;
 using scheduler_internal::TaskName;
 using scheduler_internal::ViewJob;
 
 namespace {
 
-bool IsUnplanned(const JobRecord& job) {
-  return job.state == v1::JOB_STATE_PENDING ||
-         job.state == v1::JOB_STATE_PLANNING;
+// Forgets the plan that the job had before PlanAnew, if it had one. Returns the
+// greatest epoch of its tasks, at which the next ones must begin: a worker may
+// still think that it holds a lease of one of these. Their results stay, for
+// the next plan's cache, until DropUnusedResults.
+absl::StatusOr<int64_t> DropPlan(Transition* t, const JobRecord& job) {
+  BW_ASSIGN_OR_RETURN(std::vector<TaskRecord> tasks,
+                      t->store()->ListTasks(job.number, 0, kAllTasks));
+  int64_t epoch = 0;
+  for (const TaskRecord& task : tasks) epoch = std::max(epoch, task.epoch);
+  BW_RETURN_IF_ERROR(t->store()->DeleteTasks(job.number));
+  return epoch;
+}
+
+// A job that was planned before must go on with the model that it had.
+absl::Status CheckSameModel(const JobRecord& job, const v1::JobSpec& spec) {
+  const bool planned_before = job.start_time != absl::InfinitePast();
+  if (!planned_before ||
+      ModelDigest(job.spec.model()) == ModelDigest(spec.model())) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the files of the model at ", spec.model().path(),
+      " have changed since it was planned first; submit a new job"));
 }
 
 // One task of the plan as records; `positions` holds the tasks before it.
 absl::Status InsertPlanned(Transition* t, const JobRecord& job,
-                           const PlannedTask& planned, int stage,
+                           const PlannedTask& planned, int stage, int64_t epoch,
                            std::map<std::string, int>* positions) {
   TaskRecord task;
   task.job = job.number;
@@ -33,6 +55,7 @@ absl::Status InsertPlanned(Transition* t, const JobRecord& job,
   task.kind = planned.action.kind();
   task.stage = stage;
   task.affinity = planned.affinity;
+  task.epoch = epoch;
   std::vector<TaskInput> inputs;
   std::set<int> sources;
   for (const PlannedInput& from : planned.inputs) {
@@ -61,13 +84,16 @@ absl::Status InsertPlanned(Transition* t, const JobRecord& job,
                   TaskName(job.id, planned.key));
 }
 
-absl::Status InsertPlan(Transition* t, const JobRecord& job, const Plan& plan) {
+absl::Status ReplacePlan(Transition* t, const JobRecord& job,
+                         const Plan& plan) {
+  BW_ASSIGN_OR_RETURN(const int64_t epoch, DropPlan(t, job));
   std::map<std::string, int> positions;
   int stage = 0;
   for (size_t i = 0; i < plan.tasks.size(); ++i) {
     if (i > 0 && plan.tasks[i].action.kind() != plan.tasks[i - 1].action.kind())
       ++stage;
-    BW_RETURN_IF_ERROR(InsertPlanned(t, job, plan.tasks[i], stage, &positions));
+    BW_RETURN_IF_ERROR(
+        InsertPlanned(t, job, plan.tasks[i], stage, epoch, &positions));
   }
   return absl::OkStatus();
 }
@@ -115,13 +141,14 @@ absl::Status Scheduler::AcceptPlan(const std::string& name,
                                    const v1::JobSpec& spec, const Plan& plan) {
   return Transact([&](Transition* t) -> absl::Status {
     BW_ASSIGN_OR_RETURN(JobRecord * job, t->JobNamed(name));
-    if (!IsUnplanned(*job)) return absl::OkStatus();
+    if (!IsUnplanned(job->state)) return absl::OkStatus();
+    BW_RETURN_IF_ERROR(CheckSameModel(*job, spec));
     job->spec = spec;
     BW_RETURN_IF_ERROR(t->store()->SetJobSpec(job->number, spec));
     BW_RETURN_IF_ERROR(t->store()->AddJobBlobs(job->number, SourceFiles(spec)));
-    BW_RETURN_IF_ERROR(InsertPlan(t, *job, plan));
+    BW_RETURN_IF_ERROR(ReplacePlan(t, *job, plan));
     job->state = v1::JOB_STATE_RUNNING;
-    job->start_time = t->now();
+    if (job->start_time == absl::InfinitePast()) job->start_time = t->now();
     t->Touch(job);
     for (size_t i = 0; i < plan.tasks.size(); ++i) {
       BW_ASSIGN_OR_RETURN(std::optional<TaskRecord> task,
@@ -141,7 +168,7 @@ absl::Status Scheduler::RejectPlan(const std::string& name,
                                    const absl::Status& why) {
   return Transact([&](Transition* t) -> absl::Status {
     BW_ASSIGN_OR_RETURN(JobRecord * job, t->JobNamed(name));
-    if (!IsUnplanned(*job)) return absl::OkStatus();
+    if (!IsUnplanned(job->state)) return absl::OkStatus();
     v1::Error error;
     error.set_code(static_cast<int32_t>(why.code()));
     error.set_message(

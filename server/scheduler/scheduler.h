@@ -94,9 +94,10 @@ class Scheduler {
   // The oldest job that is PENDING or PLANNING, moved to PLANNING; also after a
   // restart. Several planners at once do the same work twice, harmlessly.
   absl::StatusOr<std::optional<v1::Job>> NextToPlan();
-  // Stores spec (now with source files) and tasks; PLANNING -> RUNNING. OK, and
-  // nothing changes, if the job is no longer PLANNING: somebody else did it, or
-  // it was cancelled.
+  // Stores spec (now with source files) and tasks, in the place of an earlier
+  // plan's; PLANNING -> RUNNING. OK, and nothing changes, if the job is no
+  // longer PLANNING: somebody else did it, or it was cancelled.
+  // FAILED_PRECONDITION: an earlier plan was for other source files.
   absl::Status AcceptPlan(const std::string& job, const v1::JobSpec& spec,
                           const Plan& plan);
   absl::Status RejectPlan(const std::string& job, const absl::Status& why);
@@ -105,7 +106,10 @@ class Scheduler {
   absl::StatusOr<v1::Session> OpenSession(
       const v1::OpenSessionRequest& request);
   // Never waits; empty if there is nothing to do. NOT_FOUND: no such session
-  // (any more), open a new one.
+  // (any more), open a new one. A job whose next task is of another version
+  // than this build's AlgorithmVersion, planned before an upgrade, becomes
+  // PENDING instead: the new plan finds what it shares with the old one in the
+  // cache.
   absl::StatusOr<std::vector<v1::LeasedTask>> LeaseTasks(
       const std::string& session, int max_tasks);
   absl::StatusOr<v1::RenewLeasesResponse> RenewLeases(
@@ -140,7 +144,7 @@ class Scheduler {
   // after the commit adds up the counters and calls on_change.
   absl::Status Transact(absl::FunctionRef<absl::Status(Transition*)> body);
   absl::StatusOr<v1::LeasedTask> Claim(Transition* transition, TaskRecord task,
-                                       WorkerRecord* worker);
+                                       v1::Action action, WorkerRecord* worker);
   // The worker of `session`; NOT_FOUND.
   static absl::StatusOr<WorkerRecord> RequireSession(
       JobTransaction* store, const std::string& session);

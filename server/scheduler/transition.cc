@@ -44,6 +44,12 @@ absl::Status Transition::FailJob(JobRecord* job, v1::Error error) {
   return store_->CancelTasks(job->number, /*running=*/true, now_);
 }
 
+absl::Status Transition::PlanAnew(JobRecord* job) {
+  job->state = v1::JOB_STATE_PENDING;
+  Touch(job);
+  return store_->CancelTasks(job->number, /*running=*/true, now_);
+}
+
 absl::StatusOr<TaskRecord> Transition::TaskNamed(const std::string& name) {
   BW_ASSIGN_OR_RETURN(scheduler_internal::TaskPath path,
                       scheduler_internal::ParseTaskName(name));

@@ -10,6 +10,7 @@
 #ifndef BITWRIGHT_SERVER_SCHEDULER_TRANSITION_H_
 #define BITWRIGHT_SERVER_SCHEDULER_TRANSITION_H_
 
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -26,6 +27,8 @@
 #include "server/store/job_store.h"
 
 namespace bitwright {
+
+inline constexpr int kAllTasks = std::numeric_limits<int>::max();
 
 class Transition {
  public:
@@ -49,6 +52,9 @@ class Transition {
   void Touch(JobRecord* job) { touched_.insert(job->number); }
   // The job is FAILED with `error`, and whatever was not done is CANCELLED.
   absl::Status FailJob(JobRecord* job, v1::Error error);
+  // The same, but the job is PENDING, to be planned anew: its tasks stay until
+  // there is another plan.
+  absl::Status PlanAnew(JobRecord* job);
 
   // --- Tasks. The record given is brought up to date with what was stored. ---
   // By its resource name; NOT_FOUND.

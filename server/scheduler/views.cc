@@ -33,6 +33,7 @@ absl::StatusOr<v1::Job> ViewJob(JobTransaction* store,
     *job.mutable_result() = record.result;
   job.set_sequence(record.sequence);
   job.set_request_id(record.request_id);
+  if (IsUnplanned(record.state)) return job;  // Its tasks are of an old plan.
   BW_ASSIGN_OR_RETURN(std::vector<TaskCount> counts,
                       store->CountTasks(record.number));
   std::map<v1::TaskKind, v1::PhaseProgress> phases;

@@ -166,6 +166,8 @@ class JobTransaction {
       int64_t job, absl::string_view key) = 0;
   virtual absl::StatusOr<std::optional<TaskRecord>> TaskAt(int64_t job,
                                                            int position) = 0;
+  // All of the job, with their actions, inputs and errors; results stay.
+  virtual absl::Status DeleteTasks(int64_t job) = 0;
   // From position `first` on.
   virtual absl::StatusOr<std::vector<TaskRecord>> ListTasks(int64_t job,
                                                             int first,

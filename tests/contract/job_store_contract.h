@@ -280,6 +280,36 @@ TYPED_TEST_P(JobStoreContract, GraphUnblocksAndResolves) {
   });
 }
 
+TYPED_TEST_P(JobStoreContract, APlanIsDroppedWhole) {
+  const int64_t a = this->Insert(this->Job("a")),
+                b = this->Insert(this->Job("b"));
+  this->Write([&](JobTransaction* t) {
+    v1::Action planned;
+    planned.set_algorithm_version(3);
+    for (int64_t job : {a, b}) {
+      this->Ok(t->InsertTask(this->Task(job, 0), planned, {}));
+      this->Ok(t->InsertTask(this->Task(job, 1), {},
+                             std::vector<TaskInput>{{"x", 0, "hidden", {}}}));
+      this->Ok(t->AddTaskError(job, 0, {}));
+    }
+    this->Ok(t->PutResult(this->Result("x", '1')));
+    this->Ok(t->DeleteTasks(a));
+    this->Ok(t->DeleteTasks(a));
+    EXPECT_TRUE(this->Value(t->ListTasks(a, 0, 9)).empty());
+    EXPECT_TRUE(this->Value(t->Edges(a)).empty());
+    EXPECT_TRUE(this->Value(t->TaskErrors(a, 0)).empty());
+    EXPECT_EQ(t->ResolveAction(a, 0).status().code(),
+              absl::StatusCode::kNotFound);
+    EXPECT_EQ(this->Value(t->ListTasks(b, 0, 9)).size(), 2u);
+    EXPECT_EQ(this->Value(t->Edges(b)).size(), 1u);
+    EXPECT_EQ(this->Value(t->TaskErrors(b, 0)).size(), 1u);
+    EXPECT_TRUE(this->Value(t->JobByNumber(a)));
+    EXPECT_TRUE(this->Value(t->FindResult("x")));
+    // The same again may be inserted.
+    this->Ok(t->InsertTask(this->Task(a, 0), planned, {}));
+  });
+}
+
 TYPED_TEST_P(JobStoreContract, TaskErrorsKeepTheirOrder) {
   const int64_t job = this->Insert(this->Job("a"));
   this->Write([&](JobTransaction* t) {
@@ -450,7 +480,7 @@ REGISTER_TYPED_TEST_SUITE_P(
     ReadersChangeNothing, JobsAreListedUpdatedAndPlannedInOrder,
     NumbersAreNeverUsedTwice, TasksComeBackAndAreUpdatedConditionally,
     ReadyTasksOfOlderJobsComeFirst, CancelAndCount, GraphUnblocksAndResolves,
-    TaskErrorsKeepTheirOrder, ResultsAreReplacedWhole,
+    APlanIsDroppedWhole, TaskErrorsKeepTheirOrder, ResultsAreReplacedWhole,
     DeletingTellsWhichBlobsNobodyUses, WorkersByNameAndSession,
     CheckpointsNewestFirst, WritersAreSerialized);
 

@@ -1,10 +1,26 @@
 #include "worker/runtime/executor.h"
 
 #include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+#include "proto/algorithm_version.h"
 
 namespace bitwright {
+namespace {
+
+absl::Status CheckVersion(const v1::Action& action) {
+  const int ours = AlgorithmVersion(action.kind());
+  if (ours != 0 && action.algorithm_version() == ours) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat(
+      "version ", action.algorithm_version(), " of tasks of kind ",
+      action.kind(), " is asked for, and this worker has ",
+      ours == 0 ? "none" : absl::StrCat("version ", ours),
+      "; run server and workers of one build, then retry the job"));
+}
+
+}  // namespace
 
 absl::StatusOr<TaskResult> ExecuteTask(const TaskContext& context) {
+  BW_RETURN_IF_ERROR(CheckVersion(*context.action));
   switch (context.action->kind()) {
     case v1::TASK_KIND_PREPARE:
       return ExecutePrepare(context);
@@ -29,9 +45,8 @@ absl::StatusOr<TaskResult> ExecuteTask(const TaskContext& context) {
     case v1::TASK_KIND_RECONSTRUCT:
       return ExecuteReconstruct(context);
     default:
-      return absl::UnimplementedError(absl::StrCat(
-          "this worker does not know tasks of kind ", context.action->kind(),
-          "; run a worker of the server's version"));
+      return absl::InternalError(absl::StrCat("nothing executes tasks of kind ",
+                                              context.action->kind()));
   }
 }
 

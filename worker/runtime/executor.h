@@ -74,7 +74,8 @@ struct TaskContext {
 
 // INVALID_ARGUMENT, NOT_FOUND (of a tensor), FAILED_PRECONDITION,
 // UNIMPLEMENTED, OUT_OF_RANGE: the same again would fail again, see
-// IsRetryable. CANCELLED: the control said so.
+// IsRetryable. UNIMPLEMENTED is also an action of another version of its
+// algorithm than this build's. CANCELLED: the control said so.
 absl::StatusOr<TaskResult> ExecuteTask(const TaskContext& context);
 
 // Whether another attempt at a task that ended like this may end better.

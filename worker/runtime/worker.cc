@@ -10,7 +10,9 @@
 
 #include "absl/time/clock.h"
 #include "common/base/status_macros.h"
+#include "proto/algorithm_version.h"
 #include "spdlog/spdlog.h"
+#include "worker/quant/raw_vector.h"
 
 namespace bitwright {
 namespace {
@@ -116,6 +118,7 @@ absl::StatusOr<bool> Worker::Lease() {
     absl::MutexLock lock(&mutex_);
     request.set_session(session_name_);
   }
+  request.set_algorithms(AlgorithmVersions());
   request.set_max_tasks(1 + options_.lease_ahead);
   request.mutable_wait()->set_seconds(
       absl::ToInt64Seconds(options_.lease_wait));
@@ -135,6 +138,7 @@ absl::StatusOr<bool> Worker::Lease() {
     mutex_.AwaitWithTimeout(absl::Condition(&draining_), absl::Seconds(1));
     return true;
   }
+  if (response.tasks().empty()) quant::FreeKeptBuffers();
   for (v1::LeasedTask& task : *response.mutable_tasks()) {
     Queued queued{std::move(task), std::make_shared<TaskControl>()};
     keeper_.Add(queued.task, queued.control);

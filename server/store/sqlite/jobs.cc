@@ -133,11 +133,8 @@ absl::Status SqliteTransaction::AddJobBlobs(int64_t job,
 }
 
 absl::Status SqliteTransaction::DeleteJob(int64_t job) {
-  for (const char* sql : {"DELETE FROM task_errors WHERE job = ?",
-                          "DELETE FROM task_inputs WHERE job = ?",
-                          "DELETE FROM task_actions WHERE job = ?",
-                          "DELETE FROM tasks WHERE job = ?",
-                          "DELETE FROM checkpoints WHERE job = ?",
+  BW_RETURN_IF_ERROR(DeleteTasks(job));
+  for (const char* sql : {"DELETE FROM checkpoints WHERE job = ?",
                           "DELETE FROM job_blobs WHERE job = ?",
                           "DELETE FROM job_specs WHERE job = ?",
                           "DELETE FROM jobs WHERE number = ?"}) {

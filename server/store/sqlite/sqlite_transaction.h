@@ -40,6 +40,7 @@ class SqliteTransaction final : public JobTransaction {
       int64_t job, absl::string_view key) override;
   absl::StatusOr<std::optional<TaskRecord>> TaskAt(int64_t job,
                                                    int position) override;
+  absl::Status DeleteTasks(int64_t job) override;
   absl::StatusOr<std::vector<TaskRecord>> ListTasks(int64_t job, int first,
                                                     int limit) override;
   absl::StatusOr<bool> UpdateTask(const TaskRecord& task,

@@ -105,6 +105,16 @@ absl::Status SqliteTransaction::InsertTask(const TaskRecord& task,
   return absl::OkStatus();
 }
 
+absl::Status SqliteTransaction::DeleteTasks(int64_t job) {
+  for (const char* sql : {"DELETE FROM task_errors WHERE job = ?",
+                          "DELETE FROM task_inputs WHERE job = ?",
+                          "DELETE FROM task_actions WHERE job = ?",
+                          "DELETE FROM tasks WHERE job = ?"}) {
+    BW_RETURN_IF_ERROR(db_->Change(sql, job).status());
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::optional<TaskRecord>> SqliteTransaction::FindTask(
     int64_t job, absl::string_view key) {
   return ReadTask(

@@ -5,8 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "proto/algorithm_version.h"
 #include "server/planner/planner.h"
 #include "tests/unit/server/planner/plan_test_util.h"
 
@@ -87,6 +89,16 @@ TEST(PlanJob, ParametersSayWhatTheProtoSays) {
     EXPECT_GT(task.action.algorithm_version(), 0);
     EXPECT_EQ(task.action.inputs_size(), 0);
   }
+}
+
+TEST(PlanJob, EveryKindOfTaskHasAVersion) {
+  for (int kind = v1::TaskKind_MIN; kind <= v1::TaskKind_MAX; ++kind) {
+    if (!v1::TaskKind_IsValid(kind) || kind == v1::TASK_KIND_UNSPECIFIED)
+      continue;
+    EXPECT_GT(AlgorithmVersion(static_cast<v1::TaskKind>(kind)), 0) << kind;
+  }
+  EXPECT_EQ(AlgorithmVersion(v1::TASK_KIND_UNSPECIFIED), 0);
+  EXPECT_TRUE(absl::StartsWith(AlgorithmVersions(), "PREPARE 1, FORWARD "));
 }
 
 TEST(PlanJob, InTopologicalOrderWithUniqueKeys) {

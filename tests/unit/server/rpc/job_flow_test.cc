@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "proto/algorithm_version.h"
 #include "proto/status_conversion.h"
 #include "tests/unit/server/rpc/rpc_test_util.h"
 
@@ -30,6 +31,7 @@ class JobFlowTest : public ServerTest {
     while (true) {
       v1::LeaseTasksRequest lease;
       lease.set_session(session.name());
+      lease.set_algorithms(AlgorithmVersions());
       lease.set_max_tasks(2);
       lease.mutable_wait()->set_seconds(2);
       auto leased = client_->LeaseTasks(lease);
@@ -63,6 +65,21 @@ class JobFlowTest : public ServerTest {
 
   std::unique_ptr<Client> client_;
 };
+
+TEST_F(JobFlowTest, WorkersOfAnotherBuildGetNoWork) {
+  ASSERT_TRUE(client_->CreateJob(EvaluateRequest(client_.get(), "r1")).ok());
+  v1::LeaseTasksRequest lease;
+  lease.set_session(OpenSession("w").name());
+  lease.set_max_tasks(1);
+  for (const std::string& algorithms :
+       {std::string(), AlgorithmVersions() + ", DISTILL 1"}) {
+    lease.set_algorithms(algorithms);
+    const absl::Status refused = client_->LeaseTasks(lease).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(ErrorReason(refused), "OTHER_ALGORITHMS");
+    EXPECT_THAT(std::string(refused.message()), HasSubstr("PREPARE 1, "));
+  }
+}
 
 TEST_F(JobFlowTest, CreateWatchLeaseComplete) {
   auto job = client_->CreateJob(EvaluateRequest(client_.get(), "r1"));

@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "bitwright/v1/job.grpc.pb.h"
 #include "bitwright/v1/worker.grpc.pb.h"
+#include "proto/algorithm_version.h"
 #include "proto/status_conversion.h"
 #include "tests/unit/server/rpc/rpc_test_util.h"
 
@@ -113,6 +114,7 @@ TEST_F(ServerAppTest, HundredPollsAndHundredWatchesHoldNoThreads) {
   auto lease = [&](int i, int64_t seconds) {
     v1::LeaseTasksRequest request;
     request.set_session(sessions[i]);
+    request.set_algorithms(AlgorithmVersions());
     request.set_max_tasks(1);
     request.mutable_wait()->set_seconds(seconds);
     return request;
@@ -187,6 +189,7 @@ TEST_F(ServerAppTest, ShutdownFreesWaitingCalls) {
   std::thread poll([&] {
     v1::LeaseTasksRequest request;
     request.set_session(session.name());
+    request.set_algorithms(AlgorithmVersions());
     request.set_max_tasks(1);
     request.mutable_wait()->set_seconds(20);
     status = client->LeaseTasks(request).status();

@@ -1,5 +1,6 @@
 // Seeded random runs: workers that crash, stall and come back late, a clock
-// that jumps, coordinators that restart, calls whose answers are lost. Whatever
+// that jumps, coordinators that restart or are upgraded, calls whose answers
+// are lost. Whatever
 // the order, the job ends SUCCEEDED, each action has one result, and the
 // checkpoint is the same. BITWRIGHT_SEED runs one seed.
 #include <cstdlib>
@@ -23,8 +24,9 @@ class RandomRun {
   }
 
   void Run() {
-    jobs_ = {service_.Submit(service_.Spec(3)),
-             service_.Submit(service_.Spec(4))};
+    jobs_ = {
+        service_.Submit(service_.Spec(3)),
+        ValueOf(service_.scheduler->CreateJob(service_.Spec(4), "")).name()};
     for (int step = 0; step < 20000; ++step) {
       Step();
       if (::testing::Test::HasFailure()) return;
@@ -53,7 +55,7 @@ class RandomRun {
         return;
       case 2:
         if (Pick(4) == 0) service_.Restart();
-        return;
+        return PlanAsSomeBuild();
       case 3:
         return CancelOrRetry();
       case 4:
@@ -75,6 +77,16 @@ class RandomRun {
       default:
         return Complete();
     }
+  }
+
+  // Plans what is to be planned; some builds have another version of one kind.
+  void PlanAsSomeBuild() {
+    const int other = Pick(3) > 0 ? 0 : 1 + Pick(v1::TaskKind_MAX);
+    service_.PlanAll([&](Plan* plan) {
+      for (PlannedTask& task : plan->tasks) {
+        if (task.action.kind() == other) task.action.set_algorithm_version(99);
+      }
+    });
   }
 
   std::string AnySession() {

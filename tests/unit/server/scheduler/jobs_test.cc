@@ -137,6 +137,112 @@ TEST(Jobs, RejectedPlanFailsTheJobAndRetryPlansItAgain) {
   EXPECT_EQ(s.State(job), v1::JOB_STATE_SUCCEEDED);
 }
 
+// As an earlier build would have planned it: other versions, and fewer tasks.
+void AsBefore(Plan* plan) {
+  std::vector<PlannedTask> kept;
+  for (PlannedTask& task : plan->tasks) {
+    if (absl::StartsWith(task.key, "evaluate-before")) continue;
+    if (task.action.kind() == v1::TASK_KIND_QUANTIZE) {
+      task.action.set_algorithm_version(task.action.algorithm_version() - 1);
+    }
+    kept.push_back(std::move(task));
+  }
+  plan->tasks = std::move(kept);
+}
+
+// A server that was upgraded in the middle of a job.
+class UpgradeTest : public testing::Test {
+ protected:
+  // The job is at the first task of another version; `held` is leased.
+  void SetUp() override {
+    job_ = ValueOf(s_.scheduler->CreateJob(s_.Spec(), "")).name();
+    s_.PlanAll(AsBefore);
+    session_ = s_.OpenSession("w1");
+    ASSERT_OK(s_.Complete(session_, s_.Lease(session_)));
+    held_ = s_.Lease(session_);
+    ASSERT_EQ(held_.task(), job_ + "/tasks/prepare-evaluation");
+    for (int shard = 0; shard < 2; ++shard) {
+      const v1::LeasedTask task = s_.Lease(session_);
+      ASSERT_EQ(task.action().kind(), v1::TASK_KIND_FORWARD);
+      ASSERT_OK(s_.Complete(session_, task));
+    }
+  }
+
+  void ComesToTheTask() {
+    EXPECT_EQ(s_.State(job_), v1::JOB_STATE_RUNNING);
+    EXPECT_TRUE(s_.Lease(session_).task().empty());
+    EXPECT_EQ(s_.State(job_), v1::JOB_STATE_PENDING);
+    EXPECT_EQ(ValueOf(s_.scheduler->GetJob(job_)).phases_size(), 0);
+    EXPECT_EQ(s_.Complete(session_, held_).code(), absl::StatusCode::kAborted);
+  }
+
+  void EndsWithTheNewPlan() {
+    s_.PlanAll();
+    EXPECT_EQ(s_.Tasks(job_).size(), 29u);
+    EXPECT_EQ(s_.GetTask(job_ + "/tasks/forward-0-1").state(),
+              v1::TASK_STATE_CACHED);
+    const v1::LeasedTask again = s_.Lease(session_);
+    EXPECT_EQ(again.task(), held_.task());
+    EXPECT_GT(again.lease_epoch(), held_.lease_epoch());
+    EXPECT_EQ(s_.Complete(session_, held_).code(), absl::StatusCode::kAborted);
+    ASSERT_OK(s_.Complete(session_, again));
+    EXPECT_EQ(s_.WorkUntilIdle(session_), 29 - 4);
+    EXPECT_EQ(s_.State(job_), v1::JOB_STATE_SUCCEEDED);
+  }
+
+  Service s_;
+  std::string job_, session_;
+  v1::LeasedTask held_;
+};
+
+TEST_F(UpgradeTest, TheJobIsPlannedAnew) {
+  ComesToTheTask();
+  s_.Restart();
+  EndsWithTheNewPlan();
+}
+
+TEST_F(UpgradeTest, ACancelledJobIsPlannedAnewByItsRetry) {
+  ComesToTheTask();
+  EXPECT_EQ(ValueOf(s_.scheduler->CancelJob(job_)).state(),
+            v1::JOB_STATE_CANCELLED);
+  ValueOf(s_.scheduler->RetryJob(job_));
+  held_ = s_.Lease(session_);
+  ComesToTheTask();
+  EndsWithTheNewPlan();
+}
+
+TEST_F(UpgradeTest, AnotherModelIsRefusedAndTheFirstOneTakenUpAgain) {
+  ComesToTheTask();
+  v1::JobSpec spec = ValueOf(s_.scheduler->NextToPlan())->spec();
+  *spec.mutable_model()->mutable_files(0)->mutable_digest() =
+      s_.blobs.Put("another config.json");
+  const absl::Status refused =
+      s_.scheduler->AcceptPlan(job_, spec, PlanJob(spec, s_.config));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(absl::StrContains(refused.message(), "submit a new job"));
+  ASSERT_OK(s_.scheduler->RejectPlan(job_, refused));
+  EXPECT_EQ(s_.State(job_), v1::JOB_STATE_FAILED);
+  ValueOf(s_.scheduler->RetryJob(job_));
+  held_ = s_.Lease(session_);
+  ComesToTheTask();
+  EndsWithTheNewPlan();
+}
+
+TEST_F(UpgradeTest, OtherJobsGoOn) {
+  const std::string other = s_.Submit(s_.Spec(4));
+  // One of the first job's tasks that is of this build, then one that is not.
+  ASSERT_OK(s_.scheduler->CloseSession(session_));
+  session_ = s_.OpenSession("w2");
+  const std::vector<v1::LeasedTask> leased =
+      ValueOf(s_.scheduler->LeaseTasks(session_, 3));
+  ASSERT_FALSE(leased.empty());
+  for (const v1::LeasedTask& task : leased) {
+    EXPECT_TRUE(absl::StartsWith(task.task(), other)) << task.task();
+  }
+  EXPECT_EQ(s_.State(job_), v1::JOB_STATE_PENDING);
+  EXPECT_EQ(s_.State(other), v1::JOB_STATE_RUNNING);
+}
+
 TEST(Jobs, PlanWithAMissingSourceIsRefusedWhole) {
   Service s;
   const v1::Job job = ValueOf(s.scheduler->CreateJob(s.Spec(), ""));

@@ -117,17 +117,20 @@ std::string Service::Submit(const v1::JobSpec& spec,
   return job.name();
 }
 
-void Service::PlanAll() {
+void Service::PlanAll(const std::function<void(Plan*)>& edit) {
   for (;;) {
     const std::optional<v1::Job> job = ValueOf(scheduler->NextToPlan());
     if (!job) return;
     v1::JobSpec spec = job->spec();
+    spec.mutable_model()->clear_files();
     for (const char* file : {"config.json", "model.safetensors"}) {
       v1::SourceFile* source = spec.mutable_model()->add_files();
       source->set_name(file);
       *source->mutable_digest() = blobs.Put(file);
     }
-    EXPECT_OK(scheduler->AcceptPlan(job->name(), spec, PlanJob(spec, config)));
+    Plan plan = PlanJob(spec, config);
+    if (edit) edit(&plan);
+    EXPECT_OK(scheduler->AcceptPlan(job->name(), spec, plan));
   }
 }
 

@@ -83,8 +83,8 @@ struct Service {
   // Created, planned and RUNNING. Returns its name.
   std::string Submit(const v1::JobSpec& spec,
                      const std::string& request_id = "");
-  // Plans whatever is to be planned.
-  void PlanAll();
+  // Plans whatever is to be planned; `edit`, if any, changes the plans.
+  void PlanAll(const std::function<void(Plan*)>& edit = nullptr);
 
   std::string OpenSession(const std::string& worker);
   // The one task that `session` gets; none: an empty task name.

@@ -13,6 +13,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "proto/algorithm_version.h"
 #include "tests/unit/worker/runtime/task_test_util.h"
 #include "worker/quant/hessian.h"
 #include "worker/quant/quantizer.h"
@@ -61,6 +62,20 @@ TEST_F(ExecutorTest, RefusesAnUnknownKind) {
   auto done = bench_.Run(action);
   EXPECT_EQ(done.status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_FALSE(IsRetryable(done.status()));
+}
+
+TEST_F(ExecutorTest, RefusesAnotherVersionOfTheAlgorithm) {
+  v1::Action action = Prepare(true, 6, 12);
+  *action.add_inputs() =
+      bench_.Store("tokens", TokensBlob({100}, vocabulary()));
+  const int ours = AlgorithmVersion(action.kind());
+  action.set_algorithm_version(ours);
+  EXPECT_TRUE(bench_.Run(action).ok());
+  action.set_algorithm_version(ours + 1);
+  auto done = bench_.Run(action);
+  EXPECT_EQ(done.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_FALSE(IsRetryable(done.status()));
+  EXPECT_THAT(std::string(done.status().message()), HasSubstr("of one build"));
 }
 
 TEST_F(ExecutorTest, PrepareCutsFlatTokensLikeTheWindowFunctions) {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "proto/algorithm_version.h"
 #include "tests/unit/worker/runtime/fake_server.h"
 #include "tests/unit/worker/runtime/task_test_util.h"
 #include "worker/runtime/task_runner.h"
@@ -106,6 +107,8 @@ TEST_F(FetchTest, ATaskRunsOnFetchedInputsAndItsOutputsStayInTheCache) {
   v1::LeasedTask task;
   *task.mutable_model() = source_;
   task.mutable_action()->set_kind(v1::TASK_KIND_FORWARD);
+  task.mutable_action()->set_algorithm_version(
+      AlgorithmVersion(v1::TASK_KIND_FORWARD));
   task.mutable_action()->mutable_forward()->set_shards(2);
   v1::BlobDigest digest;
   digest.set_sha256(DigestOf(tokens).sha256);

@@ -9,6 +9,7 @@
 #include "common/base/digest.h"
 #include "common/base/status_macros.h"
 #include "gtest/gtest.h"
+#include "proto/algorithm_version.h"
 #include "worker/runtime/task_inputs.h"
 
 namespace bitwright {
@@ -77,7 +78,9 @@ v1::NamedBlob TaskBench::Store(const std::string& name,
   return blob;
 }
 
-absl::StatusOr<TaskBench::Done> TaskBench::Run(const v1::Action& action) {
+absl::StatusOr<TaskBench::Done> TaskBench::Run(v1::Action action) {
+  if (action.algorithm_version() == 0)
+    action.set_algorithm_version(AlgorithmVersion(action.kind()));
   const std::string scratch =
       absl::StrCat(directory_.path(), "/scratch", next_++);
   fs::create_directory(scratch);

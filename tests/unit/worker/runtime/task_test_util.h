@@ -27,13 +27,14 @@ class TaskBench {
   int64_t max_hidden_bytes = int64_t{256} << 20;
 
   v1::NamedBlob Store(const std::string& name, const std::string& bytes);
-  // Runs the task; its outputs become blobs.
+  // Runs the task, of the current version if none is set; its outputs become
+  // blobs.
   struct Done {
     std::map<std::string, v1::BlobDigest> outputs = {};
     v1::TaskSummary summary = {};
     TaskCounters counters;
   };
-  absl::StatusOr<Done> Run(const v1::Action& action);
+  absl::StatusOr<Done> Run(v1::Action action);
 
   std::string Bytes(const v1::BlobDigest& digest) const;
   std::string PathOf(const v1::BlobDigest& digest) const;
