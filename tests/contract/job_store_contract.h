@@ -284,10 +284,8 @@ TYPED_TEST_P(JobStoreContract, APlanIsDroppedWhole) {
   const int64_t a = this->Insert(this->Job("a")),
                 b = this->Insert(this->Job("b"));
   this->Write([&](JobTransaction* t) {
-    v1::Action planned;
-    planned.set_algorithm_version(3);
     for (int64_t job : {a, b}) {
-      this->Ok(t->InsertTask(this->Task(job, 0), planned, {}));
+      this->Ok(t->InsertTask(this->Task(job, 0), {}, {}));
       this->Ok(t->InsertTask(this->Task(job, 1), {},
                              std::vector<TaskInput>{{"x", 0, "hidden", {}}}));
       this->Ok(t->AddTaskError(job, 0, {}));
@@ -306,7 +304,7 @@ TYPED_TEST_P(JobStoreContract, APlanIsDroppedWhole) {
     EXPECT_TRUE(this->Value(t->JobByNumber(a)));
     EXPECT_TRUE(this->Value(t->FindResult("x")));
     // The same again may be inserted.
-    this->Ok(t->InsertTask(this->Task(a, 0), planned, {}));
+    this->Ok(t->InsertTask(this->Task(a, 0), {}, {}));
   });
 }
 
