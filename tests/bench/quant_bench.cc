@@ -11,11 +11,13 @@
 #include <cblas.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -220,6 +222,10 @@ void Unpack(benchmark::State& state, Shape s) {
   SetCodes(state, s);
 }
 
+// OpenBLAS's threads spin for up to 2^28 cycles before they sleep, on a core
+// that what is measured next needs.
+constexpr std::chrono::milliseconds kBlasThreadsSpin{250};
+
 // [m, k] · [k, n] with as many rows m as make `flops`; the BLAS runs its own
 // threads here, as many as ours.
 void Sgemm(benchmark::State& state, int64_t n, int64_t k, double flops) {
@@ -235,6 +241,7 @@ void Sgemm(benchmark::State& state, int64_t n, int64_t k, double flops) {
     benchmark::ClobberMemory();
   }
   quant::PinBlasToOneThread();
+  std::this_thread::sleep_for(kBlasThreadsSpin);
   SetFlops(state, 2.0 * m * n * k);
 }
 

@@ -162,12 +162,15 @@ std::vector<double> MeasureDistortion(const float* values, const Grid& grid,
           group = grid.GroupOf(j);
           steps.Make(ranges, group * rows + first, counts[p]);
         }
-        if (next < end && grid.GroupOf(next) == group) ++next;
-        const int64_t last = next - 1;
-        const std::array<double, 2> sums = DistortionRun(
-            {v, values + panels.At(panel, last)}, steps.View(), n);
-        out[j * points + p] = sums[0];
-        out[last * points + p] = sums[1];
+        std::array<const float*, kDistortionColumns> several;
+        several.fill(v);
+        for (; next < end && next - j < kDistortionColumns &&
+               grid.GroupOf(next) == group;
+             ++next) {
+          several[next - j] = values + panels.At(panel, next);
+        }
+        const DistortionSums sums = DistortionRun(several, steps.View(), n);
+        for (int64_t c = j; c < next; ++c) out[c * points + p] = sums[c - j];
       }
     }
   });

@@ -236,36 +236,38 @@ BITWRIGHT_INLINE void FakeQuantizeRunBody(const float* w,
   }
 }
 
+using Columns = std::array<const float*, kDistortionColumns>;
+
 template <typename Sum>
-BITWRIGHT_INLINE std::array<double, 2> DistortionSum(
-    const std::array<const float*, 2>& t, const StepRun& grid, int64_t n) {
-  Sum first[kLanes] = {}, second[kLanes] = {};
+BITWRIGHT_INLINE DistortionSums DistortionSum(const Columns& t,
+                                              const StepRun& grid, int64_t n) {
+  Sum lane[kDistortionColumns][kLanes] = {};
   int64_t i = 0;
-  const auto error = [&](float x, int64_t k) [[gnu::always_inline]] {
-    const float step =
-        Clamp(std::rint(x * grid.inverse[k]), grid.low[k], grid.high[k]);
-    const Sum e = x - grid.scale[k] * step;
-    return e * e;
+  const auto add = [&](int l) [[gnu::always_inline]] {
+    for (int c = 0; c < kDistortionColumns; ++c) {
+      const float x = t[c][i + l];
+      const float step = Clamp(std::rint(x * grid.inverse[i + l]),
+                               grid.low[i + l], grid.high[i + l]);
+      const Sum e = x - grid.scale[i + l] * step;
+      lane[c][l] += e * e;
+    }
   };
   for (; i + kLanes <= n; i += kLanes) {
-    for (int l = 0; l < kLanes; ++l) {
-      first[l] += error(t[0][i + l], i + l);
-      second[l] += error(t[1][i + l], i + l);
-    }
+    for (int l = 0; l < kLanes; ++l) add(l);
   }
-  for (int l = 0; i < n; ++i, ++l) {
-    first[l] += error(t[0][i], i);
-    second[l] += error(t[1][i], i);
-  }
-  return {Total(first), Total(second)};
+  for (int l = 0; i + l < n; ++l) add(l);
+  DistortionSums sums;
+  for (int c = 0; c < kDistortionColumns; ++c) sums[c] = Total(lane[c]);
+  return sums;
 }
 
-BITWRIGHT_INLINE std::array<double, 2> DistortionRunBody(
-    const std::array<const float*, 2>& t, const StepRun& grid, int64_t n) {
-  std::array<double, 2> sums = DistortionSum<float>(t, grid, n);
-  if (SumIsSafe(sums[0]) && SumIsSafe(sums[1])) return sums;
-  const std::array<double, 2> wide = DistortionSum<double>(t, grid, n);
-  for (int c = 0; c < 2; ++c) {
+BITWRIGHT_INLINE DistortionSums DistortionRunBody(const Columns& t,
+                                                  const StepRun& grid,
+                                                  int64_t n) {
+  DistortionSums sums = DistortionSum<float>(t, grid, n);
+  if (std::all_of(sums.begin(), sums.end(), SumIsSafe)) return sums;
+  const DistortionSums wide = DistortionSum<double>(t, grid, n);
+  for (int c = 0; c < kDistortionColumns; ++c) {
     if (!SumIsSafe(sums[c])) sums[c] = wide[c];
   }
   return sums;
@@ -334,10 +336,9 @@ BITWRIGHT_DISPATCH(void, AccumulateRun,
                    (const double* e, int64_t stride, const double* r,
                     int64_t count, int64_t n, double* t),
                    (e, stride, r, count, n, t))
-using TwoSums = std::array<double, 2>;
-using TwoColumns = std::array<const float*, 2>;
-BITWRIGHT_DISPATCH(TwoSums, DistortionRun,
-                   (TwoColumns t, const StepRun& grid, int64_t n), (t, grid, n))
+BITWRIGHT_DISPATCH(DistortionSums, DistortionRun,
+                   (const Columns& t, const StepRun& grid, int64_t n),
+                   (t, grid, n))
 BITWRIGHT_DISPATCH(Extent, ExtentRun, (const float* x, int64_t n), (x, n))
 BITWRIGHT_DISPATCH(void, InverseRun, (const float* x, int64_t n, float* out),
                    (x, n, out))

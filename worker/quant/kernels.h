@@ -75,11 +75,14 @@ struct StepRun {
   const float* high;
 };
 
-// Σ (t − Q(t))² of two columns on one grid, which is loaded once for both; t[0]
-// and t[1] may be the same. Multiplies by the inverse where RoundRun divides:
+// Σ (t − Q(t))² of some columns on one grid, which is loaded once for all of
+// them; they may be the same. Multiplies by the inverse where RoundRun divides:
 // for measuring, not for coding.
-std::array<double, 2> DistortionRun(std::array<const float*, 2> t,
-                                    const StepRun& grid, int64_t n);
+inline constexpr int kDistortionColumns = 4;
+using DistortionSums = std::array<double, kDistortionColumns>;
+DistortionSums DistortionRun(
+    const std::array<const float*, kDistortionColumns>& t, const StepRun& grid,
+    int64_t n);
 
 // out[i] = 1 / x[i].
 void InverseRun(const float* x, int64_t n, float* out);
