@@ -15,13 +15,15 @@ constexpr int64_t kCholeskyTile = 256;   // edge of the update's tiles
 constexpr int64_t kDivisionRows = 16;    // rows per piece of the division
 
 // A [w, w] corner with leading dimension n, reversed in both directions so that
-// LAPACK's factorization from the first column serves.
+// LAPACK's factorization from the first column serves. Read and written row by
+// row: n is often a power of two, and then a column's lines push each other out
+// of the cache.
 template <typename Real>
 bool FactorCorner(Real* corner, int64_t w, int64_t n) {
   std::vector<Real> flipped(w * w);
-  for (int64_t i = 0; i < w; ++i) {
-    for (int64_t j = 0; j <= i; ++j) {
-      flipped[i * w + j] = corner[(w - 1 - j) * n + (w - 1 - i)];
+  for (int64_t k = 0; k < w; ++k) {
+    for (int64_t j = 0; j <= k; ++j) {
+      flipped[(w - 1 - j) * w + (w - 1 - k)] = corner[k * n + j];
     }
   }
   if (!CholeskyLower(flipped.data(), w)) return false;

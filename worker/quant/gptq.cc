@@ -30,7 +30,7 @@ class PanelPass {
         begin_(panels.At(panel, 0)),
         sums_(sums),
         values_(columns_ * n_),
-        rounded_(n_) {}
+        rounding_(n_) {}
 
   void Run() {
     for (int64_t k = 0; k < columns_; ++k) {
@@ -50,10 +50,8 @@ class PanelPass {
   void RoundColumn(int64_t k, Real* t) {
     const int64_t at = At(k);
     if (in_.targets != nullptr) std::copy(t, t + n_, in_.targets + at);
-    std::copy(t, t + n_, rounded_.data());
-    std::copy(in_.weight + at, in_.weight + at + n_, t);
-    sums_[k] = RoundRun(grids_.For(in_.factor->order[k]), n_, rounded_.data(),
-                        t, in_.codes + at);
+    sums_[k] = RoundRun(grids_.For(in_.factor->order[k]), n_, in_.weight + at,
+                        t, rounding_.data(), in_.codes + at);
   }
 
   const FeedbackInput& in_;
@@ -63,7 +61,7 @@ class PanelPass {
   RunSums* sums_;
   // [columns, n] by position: t, replaced by w − ŵ column by column.
   RawVector<Real> values_;
-  RawVector<Real> rounded_;  // [n] of the current column
+  RawVector<Real> rounding_;  // [n] of the current column
 };
 
 }  // namespace

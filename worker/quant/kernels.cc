@@ -104,8 +104,9 @@ BITWRIGHT_INLINE double SquareSum(const Real* t, int64_t n) {
 // With scale 0 the quotient is infinite or NaN, and both end as code 0 and ŵ =
 // 0. ŵ itself is float32 arithmetic: it is what a reader of the file decodes.
 template <typename Real>
-BITWRIGHT_INLINE RunSums RoundRunBody(const GridRun& grid, int64_t n, Real* t,
-                                      Real* w, uint8_t* codes) {
+BITWRIGHT_INLINE RunSums RoundRunBody(const GridRun& grid, int64_t n,
+                                      const float* w, Real* t, Real* rounding,
+                                      uint8_t* codes) {
   const float* scale = grid.scale;
   const float* zero = grid.zero;
   const float* top = grid.top;
@@ -115,10 +116,10 @@ BITWRIGHT_INLINE RunSums RoundRunBody(const GridRun& grid, int64_t n, Real* t,
         Clamp<Real>(std::rint(t[i] / scale[i]) + zero[i], Real{0}, top[i]);
     const float value = scale[i] * (static_cast<float>(code) - zero[i]);
     codes[i] = static_cast<uint8_t>(static_cast<int32_t>(code));
-    t[i] -= value;
-    w[i] -= value;
+    rounding[i] = t[i] - value;
+    t[i] = static_cast<Real>(w[i]) - value;
   }
-  return {SquareSum(t, n), SquareSum(w, n)};
+  return {SquareSum(rounding, n), SquareSum(t, n)};
 }
 
 template <typename Real>
@@ -136,11 +137,10 @@ BITWRIGHT_INLINE void ErrorRunBody(const GridRun& grid, int64_t n,
 
 template <typename Real>
 BITWRIGHT_INLINE void TargetRunBody(const float* w, const Real* e, Real inverse,
-                                    int64_t n, Real* slope, Real* weight) {
+                                    int64_t n, Real* slope) {
 #pragma GCC ivdep  // Nothing overlaps.
   for (int64_t i = 0; i < n; ++i) {
-    weight[i] = w[i];
-    slope[i] = (weight[i] - e[i]) + slope[i] * inverse;
+    slope[i] = (static_cast<Real>(w[i]) - e[i]) + slope[i] * inverse;
   }
 }
 
@@ -150,9 +150,8 @@ BITWRIGHT_INLINE void ScaleRunBody(Real factor, int64_t n, Real* x) {
 }
 
 template <typename Real>
-BITWRIGHT_INLINE void MoveRunBody(const Real* after, const Real* before,
-                                  int64_t n, Real* moved) {
-  for (int64_t i = 0; i < n; ++i) moved[i] = after[i] - before[i];
+BITWRIGHT_INLINE void SubtractRunBody(const Real* before, int64_t n, Real* x) {
+  for (int64_t i = 0; i < n; ++i) x[i] -= before[i];
 }
 
 template <typename Real>
@@ -293,33 +292,29 @@ BITWRIGHT_DISPATCH(void, FakeQuantizeRun,
                     float* weight, float* slope),
                    (w, grid, n, weight, slope))
 BITWRIGHT_DISPATCH(RunSums, RoundRun,
-                   (const GridRun& grid, int64_t n, float* t, float* w,
-                    uint8_t* codes),
-                   (grid, n, t, w, codes))
+                   (const GridRun& grid, int64_t n, const float* w, float* t,
+                    float* rounding, uint8_t* codes),
+                   (grid, n, w, t, rounding, codes))
 BITWRIGHT_DISPATCH(RunSums, RoundRun,
-                   (const GridRun& grid, int64_t n, double* t, double* w,
-                    uint8_t* codes),
-                   (grid, n, t, w, codes))
+                   (const GridRun& grid, int64_t n, const float* w, double* t,
+                    double* rounding, uint8_t* codes),
+                   (grid, n, w, t, rounding, codes))
 BITWRIGHT_DISPATCH(void, TargetRun,
                    (const float* w, const float* e, float inverse, int64_t n,
-                    float* slope, float* weight),
-                   (w, e, inverse, n, slope, weight))
+                    float* slope),
+                   (w, e, inverse, n, slope))
 BITWRIGHT_DISPATCH(void, ScaleRun, (float factor, int64_t n, float* x),
                    (factor, n, x))
-BITWRIGHT_DISPATCH(void, MoveRun,
-                   (const float* after, const float* before, int64_t n,
-                    float* moved),
-                   (after, before, n, moved))
+BITWRIGHT_DISPATCH(void, SubtractRun,
+                   (const float* before, int64_t n, float* x), (before, n, x))
 BITWRIGHT_DISPATCH(void, TargetRun,
                    (const float* w, const double* e, double inverse, int64_t n,
-                    double* slope, double* weight),
-                   (w, e, inverse, n, slope, weight))
+                    double* slope),
+                   (w, e, inverse, n, slope))
 BITWRIGHT_DISPATCH(void, ScaleRun, (double factor, int64_t n, double* x),
                    (factor, n, x))
-BITWRIGHT_DISPATCH(void, MoveRun,
-                   (const double* after, const double* before, int64_t n,
-                    double* moved),
-                   (after, before, n, moved))
+BITWRIGHT_DISPATCH(void, SubtractRun,
+                   (const double* before, int64_t n, double* x), (before, n, x))
 BITWRIGHT_DISPATCH(void, ErrorRun,
                    (const GridRun& grid, int64_t n, const float* w,
                     const uint8_t* codes, float* e),

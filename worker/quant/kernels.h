@@ -31,12 +31,12 @@ struct RunSums {
   double error = 0;     // Σ (w − ŵ)²
 };
 
-// Rounds t[i] to ŵ[i] on its grid: codes[i]; t[i] becomes t[i] − ŵ[i] and w[i]
+// Rounds t[i] to ŵ[i] on its grid: codes[i] and rounding[i] = t[i] − ŵ[i]; t[i]
 // becomes w[i] − ŵ[i].
-RunSums RoundRun(const GridRun& grid, int64_t n, float* t, float* w,
-                 uint8_t* codes);
-RunSums RoundRun(const GridRun& grid, int64_t n, double* t, double* w,
-                 uint8_t* codes);
+RunSums RoundRun(const GridRun& grid, int64_t n, const float* w, float* t,
+                 float* rounding, uint8_t* codes);
+RunSums RoundRun(const GridRun& grid, int64_t n, const float* w, double* t,
+                 double* rounding, uint8_t* codes);
 
 // e[i] = w[i] − ŵ[i], with ŵ decoded from codes[i].
 void ErrorRun(const GridRun& grid, int64_t n, const float* w,
@@ -45,20 +45,19 @@ void ErrorRun(const GridRun& grid, int64_t n, const float* w,
               const uint8_t* codes, double* e);
 
 // For a column whose errors are e = w − ŵ: slope[i] becomes ŵ[i] + slope[i]·
-// inverse, the value that a revisit rounds, and weight[i] becomes w[i].
+// inverse, the value that a revisit rounds.
 void TargetRun(const float* w, const float* e, float inverse, int64_t n,
-               float* slope, float* weight);
+               float* slope);
 void TargetRun(const float* w, const double* e, double inverse, int64_t n,
-               double* slope, double* weight);
+               double* slope);
 
 // x[i] *= factor.
 void ScaleRun(float factor, int64_t n, float* x);
 void ScaleRun(double factor, int64_t n, double* x);
 
-// moved[i] = after[i] − before[i].
-void MoveRun(const float* after, const float* before, int64_t n, float* moved);
-void MoveRun(const double* after, const double* before, int64_t n,
-             double* moved);
+// x[i] −= before[i].
+void SubtractRun(const float* before, int64_t n, float* x);
+void SubtractRun(const double* before, int64_t n, double* x);
 
 // t[i] += Σ_j r[j] · e[j·stride + i], j = 0..count−1 in this order.
 void AccumulateRun(const float* e, int64_t stride, const float* r,

@@ -14,6 +14,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <utility>
 
 #include "worker/quant/parallel.h"
 
@@ -50,15 +52,58 @@ void UnpackPanels(const T* in, const RowPanels& panels, T* out);
 
 namespace panels_internal {
 
+constexpr int64_t kLine = 64;    // bytes of a cache line
+constexpr int64_t kVector = 16;  // bytes of a register that every CPU has
+
+template <typename T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVector)));
+};
+template <typename T>
+using Vector = typename VectorOf<T>::type;
+
+// a0 b0 a1 b1 ..., from value kFrom of each on.
+template <int kFrom, typename V, int... kAt>
+V Interleave(V a, V b, std::integer_sequence<int, kAt...>) {
+  constexpr int kWidth = sizeof...(kAt);
+  return __builtin_shufflevector(a, b, (kFrom + kAt / 2 + kAt % 2 * kWidth)...);
+}
+
+// A square of in, to out: as many rows as a vector has values. Interleaving
+// each row with the one half the square below it, as often as halves fit,
+// transposes.
+template <typename T>
+void TransposeSquare(const T* in, T* out, int64_t stride) {
+  constexpr int kWidth = kVector / sizeof(T);
+  using Places = std::make_integer_sequence<int, kWidth>;
+  Vector<T> row[kWidth], next[kWidth];
+  for (int i = 0; i < kWidth; ++i) {
+    std::memcpy(&row[i], in + i * stride, kVector);
+  }
+  for (int step = 1; step < kWidth; step *= 2) {
+    for (int i = 0; i < kWidth / 2; ++i) {
+      const Vector<T> a = row[i], b = row[i + kWidth / 2];
+      next[2 * i] = Interleave<0>(a, b, Places{});
+      next[2 * i + 1] = Interleave<kWidth / 2>(a, b, Places{});
+    }
+    std::copy_n(next, kWidth, row);
+  }
+  for (int i = 0; i < kWidth; ++i) {
+    std::memcpy(out + i * stride, &row[i], kVector);
+  }
+}
+
 // in [rows, columns] with leading dimension `columns` → out [columns, rows]
 // with leading dimension `stride`, by square tiles of one cache line's length
-// that go through a buffer, so that every line is touched once: rows are often
+// that go through buffers, so that every line is touched once: rows are often
 // a power of two apart, and then their lines push each other out of the cache.
 template <typename T>
 void Transpose(const T* in, int64_t rows, int64_t columns, T* out,
                int64_t stride) {
-  constexpr int64_t kTile = 64 / sizeof(T);
-  T tile[kTile * kTile] = {};
+  constexpr int64_t kTile = kLine / sizeof(T);
+  constexpr int64_t kSquare = kVector / sizeof(T);
+  alignas(kLine) T tile[kTile * kTile] = {};
+  alignas(kLine) T turned[kTile * kTile];
   for (int64_t r0 = 0; r0 < rows; r0 += kTile) {
     const int64_t height = std::min(kTile, rows - r0);
     for (int64_t j0 = 0; j0 < columns; j0 += kTile) {
@@ -66,10 +111,13 @@ void Transpose(const T* in, int64_t rows, int64_t columns, T* out,
       for (int64_t r = 0; r < height; ++r) {
         std::copy_n(in + (r0 + r) * columns + j0, width, tile + r * kTile);
       }
+      for (int64_t r = 0; r < kTile; r += kSquare) {
+        for (int64_t j = 0; j < kTile; j += kSquare) {
+          TransposeSquare(tile + r * kTile + j, turned + j * kTile + r, kTile);
+        }
+      }
       for (int64_t j = 0; j < width; ++j) {
-        T line[kTile];
-        for (int64_t r = 0; r < kTile; ++r) line[r] = tile[r * kTile + j];
-        std::copy_n(line, height, out + (j0 + j) * stride + r0);
+        std::copy_n(turned + j * kTile, height, out + (j0 + j) * stride + r0);
       }
     }
   }

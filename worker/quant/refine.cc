@@ -42,7 +42,7 @@ class PanelRefiner {
         products_(columns_ * n_),
         slopes_(kSweepBlock * n_),
         error_(n_),
-        weight_(n_) {
+        rounding_(n_) {
     if (kFromTargets) {
       for (int64_t k = 0; k < columns_; ++k) {
         ErrorRun(GridOf(k), n_, in_.targets + At(k), in_.codes + At(k),
@@ -121,18 +121,18 @@ class PanelRefiner {
     uint8_t* codes = in_.codes + At(k);
     const Real own = matrices_.blocks[k * kSweepBlock + k % kSweepBlock];
     ErrorRun(grid, n_, weight, codes, error_.data());
-    TargetRun(weight, error_.data(), Real{1} / own, n_, slope, weight_.data());
-    RoundRun(grid, n_, slope, weight_.data(), codes);
-    MoveRun(weight_.data(), error_.data(), n_, slope);
+    TargetRun(weight, error_.data(), Real{1} / own, n_, slope);
+    RoundRun(grid, n_, weight, slope, rounding_.data(), codes);
+    SubtractRun(error_.data(), n_, slope);
   }
 
   const FeedbackInput& in_;
   const Matrices<Real>& matrices_;
   GridRuns grids_;
   const int64_t n_, columns_, begin_;
-  RawVector<Real> products_;        // [columns, n] D, by position
-  RawVector<Real> slopes_;          // [kSweepBlock, n], then the moves
-  RawVector<Real> error_, weight_;  // [n] of the current column
+  RawVector<Real> products_;          // [columns, n] D, by position
+  RawVector<Real> slopes_;            // [kSweepBlock, n], then the moves
+  RawVector<Real> error_, rounding_;  // [n] of the current column
 };
 
 template <typename Real>
