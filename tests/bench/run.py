@@ -108,7 +108,7 @@ def measure(bench, options, threads):
         if threads > 1:
             entry["t1"] = bench.run(ONE_THREAD, shape, 1, repetitions)
         if max(rows, columns) <= options.plain_up_to:
-            entry["plain"] = bench.run(PLAIN, shape, threads, min(repetitions, 3))
+            entry["plain"] = bench.run(PLAIN, shape, threads, repetitions)
         entry["ratios"] = {key: ratios(value) for key, value in entry.items()}
         results[shape] = entry
     return results
