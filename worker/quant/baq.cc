@@ -15,7 +15,8 @@ namespace {
 
 // ε inside the logarithm of the geometric mean, as in the public code.
 constexpr double kLogEpsilon = 1e-8;
-constexpr int64_t kColumnBlock = 64;
+constexpr int64_t kColumnBlock = 64;       // to one piece of ExpandCurves
+constexpr int64_t kDistortionBlock = 256;  // and of MeasureDistortion
 
 double MeanOf(absl::Span<const double> values) {
   double sum = 0;
@@ -140,13 +141,13 @@ std::vector<double> MeasureDistortion(const float* values, const Grid& grid,
   const RangeRuns ranges(grid);
   const RowPanels panels(rows, columns);
   const int64_t chunks = panels.count();
-  const int64_t blocks = (columns + kColumnBlock - 1) / kColumnBlock;
+  const int64_t blocks = (columns + kDistortionBlock - 1) / kDistortionBlock;
   std::vector<double> partial(chunks * columns * points);
   ParallelFor(chunks * blocks, [&](int64_t piece) {
     const int64_t panel = piece / blocks;
     const int64_t first = panels.First(panel), n = panels.Height(panel);
-    const int64_t begin = piece % blocks * kColumnBlock;
-    const int64_t end = std::min(begin + kColumnBlock, columns);
+    const int64_t begin = piece % blocks * kDistortionBlock;
+    const int64_t end = std::min(begin + kDistortionBlock, columns);
     double* out = partial.data() + panel * columns * points;
     StepGrid steps(n);
     for (int64_t p = 0; p < points; ++p) {
