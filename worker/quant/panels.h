@@ -65,8 +65,7 @@ using Vector = typename VectorOf<T>::type;
 // a0 b0 a1 b1 ..., from value kFrom of each on.
 template <int kFrom, typename V, int... kAt>
 V Interleave(V a, V b, std::integer_sequence<int, kAt...>) {
-  constexpr int kWidth = sizeof...(kAt);
-  return __builtin_shufflevector(a, b, (kFrom + kAt / 2 + kAt % 2 * kWidth)...);
+  return V{(kAt % 2 == 0 ? a : b)[kFrom + kAt / 2]...};
 }
 
 // A square of in, to out: as many rows as a vector has values. Interleaving
