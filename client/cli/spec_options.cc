@@ -415,10 +415,8 @@ absl::StatusOr<v1::JobSpec> BuildEvaluateSpec(const SpecOptions& options,
   return spec;
 }
 
-std::string RequestIdFor(const v1::JobSpec& spec,
-                         absl::string_view algorithms) {
-  std::string bytes =
-      absl::StrCat(ModelFingerprint(spec.model().path()), algorithms, "\n");
+std::string RequestIdFor(const v1::JobSpec& spec) {
+  std::string bytes = ModelFingerprint(spec.model().path());
   {
     google::protobuf::io::StringOutputStream stream(&bytes);
     google::protobuf::io::CodedOutputStream coded(&stream);

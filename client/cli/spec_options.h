@@ -17,10 +17,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "bitwright/v1/job.pb.h"
 #include "common/base/digest.h"
-#include "proto/algorithm_version.h"
 
 namespace bitwright {
 
@@ -79,11 +77,9 @@ absl::StatusOr<v1::JobSpec> BuildPlanSpec(const SpecOptions& options,
 absl::StatusOr<v1::JobSpec> BuildEvaluateSpec(const SpecOptions& options,
                                               const Uploader& upload);
 
-// The same for the same spec, model files and algorithms (algorithm_version.h):
-// what makes a rerun find its job, and a changed model get a new one, as does
-// an upgrade that changes results.
-std::string RequestIdFor(const v1::JobSpec& spec,
-                         absl::string_view algorithms = AlgorithmVersions());
+// The same for the same spec and the same model files: what makes a rerun find
+// its job, and a changed model get a new one.
+std::string RequestIdFor(const v1::JobSpec& spec);
 
 }  // namespace bitwright
 

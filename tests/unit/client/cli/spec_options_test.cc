@@ -211,14 +211,6 @@ TEST_F(SpecOptionsTest, ChangedModelIsAnotherRequest) {
   EXPECT_NE(before, id());
 }
 
-TEST_F(SpecOptionsTest, OtherAlgorithmsAreAnotherRequest) {
-  const auto spec =
-      BuildQuantizeSpec(Parse({"m", "--calib", text_}), FakeUpload);
-  ASSERT_TRUE(spec.ok());
-  EXPECT_EQ(RequestIdFor(*spec), RequestIdFor(*spec, AlgorithmVersions()));
-  EXPECT_NE(RequestIdFor(*spec), RequestIdFor(*spec, "QUANTIZE 1"));
-}
-
 TEST(ParsePlanBitsTest, WhatIsNotFiniteIsRefused) {
   for (const char* text :
        {"inf..inf", "2..inf", "nan..3", "-inf..3", "2,nan", "inf"}) {
