@@ -16,7 +16,7 @@ namespace {
 // ε inside the logarithm of the geometric mean, as in the public code.
 constexpr double kLogEpsilon = 1e-8;
 constexpr int64_t kColumnBlock = 64;       // to one piece of ExpandCurves
-constexpr int64_t kDistortionBlock = 256;  // and of MeasureDistortion
+constexpr int64_t kDistortionBlock = 128;  // and of MeasureDistortion
 
 double MeanOf(absl::Span<const double> values) {
   double sum = 0;

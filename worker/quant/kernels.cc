@@ -266,7 +266,9 @@ BITWRIGHT_INLINE DistortionSums DistortionRunBody(const Columns& t,
                                                   const StepRun& grid,
                                                   int64_t n) {
   DistortionSums sums = DistortionSum<float>(t, grid, n);
-  if (std::all_of(sums.begin(), sums.end(), SumIsSafe)) return sums;
+  bool safe = true;
+  for (double sum : sums) safe = safe && SumIsSafe(sum);
+  if (safe) return sums;
   const DistortionSums wide = DistortionSum<double>(t, grid, n);
   for (int c = 0; c < kDistortionColumns; ++c) {
     if (!SumIsSafe(sums[c])) sums[c] = wide[c];

@@ -32,7 +32,7 @@ struct RunSums {
 };
 
 // Rounds t[i] to ŵ[i] on its grid: codes[i] and rounding[i] = t[i] − ŵ[i]; t[i]
-// becomes w[i] − ŵ[i].
+// becomes w[i] − ŵ[i]. None may overlap another.
 RunSums RoundRun(const GridRun& grid, int64_t n, const float* w, float* t,
                  float* rounding, uint8_t* codes);
 RunSums RoundRun(const GridRun& grid, int64_t n, const float* w, double* t,
@@ -74,9 +74,9 @@ struct StepRun {
   const float* high;
 };
 
-// Σ (t − Q(t))² of some columns on one grid, which is loaded once for all of
-// them; they may be the same. Multiplies by the inverse where RoundRun divides:
-// for measuring, not for coding.
+// Σ (t − Q(t))² of kDistortionColumns columns on one grid, which is loaded once
+// for all of them; where there are fewer, one is repeated. Multiplies by the
+// inverse where RoundRun divides: for measuring, not for coding.
 inline constexpr int kDistortionColumns = 4;
 using DistortionSums = std::array<double, kDistortionColumns>;
 DistortionSums DistortionRun(

@@ -53,10 +53,10 @@ void UnpackPanels(const T* in, const RowPanels& panels, T* out);
 namespace panels_internal {
 
 constexpr int64_t kLine = 64;    // bytes of a cache line
-constexpr int64_t kVector = 16;  // bytes of a register that every CPU has
+constexpr int64_t kVector = 16;  // bytes of a register of SSE2 or NEON
 
 template <typename T>
-struct VectorOf {
+struct VectorOf {  // GCC ignores the attribute on an alias template.
   typedef T type __attribute__((vector_size(kVector)));
 };
 template <typename T>
@@ -110,8 +110,8 @@ void Transpose(const T* in, int64_t rows, int64_t columns, T* out,
       for (int64_t r = 0; r < height; ++r) {
         std::copy_n(in + (r0 + r) * columns + j0, width, tile + r * kTile);
       }
-      for (int64_t r = 0; r < kTile; r += kSquare) {
-        for (int64_t j = 0; j < kTile; j += kSquare) {
+      for (int64_t r = 0; r < height; r += kSquare) {
+        for (int64_t j = 0; j < width; j += kSquare) {
           TransposeSquare(tile + r * kTile + j, turned + j * kTile + r, kTile);
         }
       }

@@ -15,7 +15,7 @@ TYPED_TEST_SUITE(PanelsTest, Types);
 
 // Widths and heights that fill a tile, leave some of it, and are smaller.
 TYPED_TEST(PanelsTest, PackingTransposesEachPanelAndUnpackingUndoesIt) {
-  for (const int64_t rows : {1, 7, 16, 130, 300}) {
+  for (const int64_t rows : {1, 7, 16, 130, 300, 520}) {
     for (const int64_t columns : {1, 5, 64, 70}) {
       SCOPED_TRACE(testing::Message() << rows << "x" << columns);
       const RowPanels panels(rows, columns);
