@@ -222,8 +222,9 @@ void Unpack(benchmark::State& state, Shape s) {
   SetCodes(state, s);
 }
 
-// OpenBLAS's threads spin for up to 2^28 cycles before they sleep, on a core
-// that what is measured next needs.
+// OpenBLAS's threads spin for up to 2^28 ticks before they sleep, on a core
+// that what is measured next needs. Enough where the counter runs at 1.1 GHz or
+// more, as on x86-64.
 constexpr std::chrono::milliseconds kBlasThreadsSpin{250};
 
 // [m, k] · [k, n] with as many rows m as make `flops`; the BLAS runs its own
@@ -241,7 +242,9 @@ void Sgemm(benchmark::State& state, int64_t n, int64_t k, double flops) {
     benchmark::ClobberMemory();
   }
   quant::PinBlasToOneThread();
-  std::this_thread::sleep_for(kBlasThreadsSpin);
+  if (openblas_set_num_threads != nullptr && quant::Threads() > 1) {
+    std::this_thread::sleep_for(kBlasThreadsSpin);
+  }
   SetFlops(state, 2.0 * m * n * k);
 }
 

@@ -15,8 +15,7 @@ namespace {
 
 // ε inside the logarithm of the geometric mean, as in the public code.
 constexpr double kLogEpsilon = 1e-8;
-constexpr int64_t kColumnBlock = 64;       // to one piece of ExpandCurves
-constexpr int64_t kDistortionBlock = 128;  // and of MeasureDistortion
+constexpr int64_t kColumnBlock = 128;  // columns per piece of the curves
 
 double MeanOf(absl::Span<const double> values) {
   double sum = 0;
@@ -141,13 +140,13 @@ std::vector<double> MeasureDistortion(const float* values, const Grid& grid,
   const RangeRuns ranges(grid);
   const RowPanels panels(rows, columns);
   const int64_t chunks = panels.count();
-  const int64_t blocks = (columns + kDistortionBlock - 1) / kDistortionBlock;
+  const int64_t blocks = (columns + kColumnBlock - 1) / kColumnBlock;
   std::vector<double> partial(chunks * columns * points);
   ParallelFor(chunks * blocks, [&](int64_t piece) {
     const int64_t panel = piece / blocks;
     const int64_t first = panels.First(panel), n = panels.Height(panel);
-    const int64_t begin = piece % blocks * kDistortionBlock;
-    const int64_t end = std::min(begin + kDistortionBlock, columns);
+    const int64_t begin = piece % blocks * kColumnBlock;
+    const int64_t end = std::min(begin + kColumnBlock, columns);
     double* out = partial.data() + panel * columns * points;
     StepGrid steps(n);
     for (int64_t p = 0; p < points; ++p) {
@@ -164,7 +163,7 @@ std::vector<double> MeasureDistortion(const float* values, const Grid& grid,
           steps.Make(ranges, group * rows + first, counts[p]);
         }
         std::array<const float*, kDistortionColumns> several;
-        several.fill(v);
+        several.fill(v);  // Where too few are left, the first again.
         for (; next < end && next - j < kDistortionColumns &&
                grid.GroupOf(next) == group;
              ++next) {

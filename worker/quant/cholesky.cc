@@ -15,9 +15,9 @@ constexpr int64_t kCholeskyTile = 256;   // edge of the update's tiles
 constexpr int64_t kDivisionRows = 16;    // rows per piece of the division
 
 // A [w, w] corner with leading dimension n, reversed in both directions so that
-// LAPACK's factorization from the first column serves. Read and written row by
-// row: n is often a power of two, and then a column's lines push each other out
-// of the cache.
+// LAPACK's factorization from the first column serves. The corner is read and
+// written row by row: n is often a power of two, and then a column's lines push
+// each other out of the cache.
 template <typename Real>
 bool FactorCorner(Real* corner, int64_t w, int64_t n) {
   std::vector<Real> flipped(w * w);

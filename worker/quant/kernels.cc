@@ -255,10 +255,8 @@ BITWRIGHT_INLINE DistortionSums DistortionSum(const Columns& t,
     for (int l = 0; l < kLanes; ++l) add(l);
   }
   for (int l = 0; i + l < n; ++l) add(l);
-  DistortionSums sums = {};
-  for (int l = 0; l < kLanes; ++l) {  // Each as Total, side by side.
-    for (int c = 0; c < kDistortionColumns; ++c) sums[c] += lane[c][l];
-  }
+  DistortionSums sums;
+  for (int c = 0; c < kDistortionColumns; ++c) sums[c] = Total(lane[c]);
   return sums;
 }
 

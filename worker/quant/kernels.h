@@ -3,7 +3,8 @@
 //
 // Each loop has one body, compiled for the baseline, for AVX2 and for AVX-512,
 // and chosen at run time. The source spells out every operation and its order,
-// and contraction to fused multiply-add is off, so all give the same bits.
+// and contraction to fused multiply-add is off, so all give the same bits. What
+// a loop writes may not overlap anything else that it is given.
 #ifndef BITWRIGHT_WORKER_QUANT_KERNELS_H_
 #define BITWRIGHT_WORKER_QUANT_KERNELS_H_
 
@@ -32,7 +33,7 @@ struct RunSums {
 };
 
 // Rounds t[i] to ŵ[i] on its grid: codes[i] and rounding[i] = t[i] − ŵ[i]; t[i]
-// becomes w[i] − ŵ[i]. None may overlap another.
+// becomes w[i] − ŵ[i].
 RunSums RoundRun(const GridRun& grid, int64_t n, const float* w, float* t,
                  float* rounding, uint8_t* codes);
 RunSums RoundRun(const GridRun& grid, int64_t n, const float* w, double* t,

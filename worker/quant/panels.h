@@ -74,6 +74,7 @@ V Interleave(V a, V b, std::integer_sequence<int, kAt...>) {
 template <typename T>
 void TransposeSquare(const T* in, T* out, int64_t stride) {
   constexpr int kWidth = kVector / sizeof(T);
+  static_assert(kWidth > 1 && (kWidth & (kWidth - 1)) == 0);
   using Places = std::make_integer_sequence<int, kWidth>;
   Vector<T> row[kWidth], next[kWidth];
   for (int i = 0; i < kWidth; ++i) {

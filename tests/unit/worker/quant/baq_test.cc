@@ -88,7 +88,7 @@ TEST(ColumnBitsTest, EveryLevelCountFitsItsWord) {
 // and one cut by the pieces of work; the last has one column. Squares that
 // leave the range of float32 beside others.
 TEST(MeasureDistortionTest, MatchesFloat64) {
-  const int64_t rows = 45, columns = 331;
+  const int64_t rows = 300, columns = 331;
   const std::vector<float> w = RandomFloats(rows * columns, 0.1f, 31);
   const auto grid = MakeGrid(w.data(), rows, columns, {.group_size = 30});
   ASSERT_TRUE(grid.ok());

@@ -1,5 +1,6 @@
 #include "worker/quant/kernels.h"
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -24,29 +25,36 @@ class KernelsTest : public testing::TestWithParam<Simd> {
 };
 
 // All that a layer's result depends on, at every instruction set: the same
-// bytes.
+// bytes. The second layer's panels are as high as two of the widest loops'
+// steps and some rows.
 TEST_P(KernelsTest, SameBytesAsPortable) {
-  const Layer layer = MakeLayer(83, 150, 71);
-  for (const Precision precision : {Precision::kFloat32, Precision::kFloat64}) {
-    for (int64_t group_size : {0, 48}) {
-      const QuantizeOptions options{.bits = 2.3,
-                                    .budget = Budget::kCodes,
-                                    .group_size = group_size,
-                                    .precision = precision};
-      const LinearProblem problem{.weight = layer.weight.data(),
-                                  .rows = 83,
-                                  .columns = 150,
-                                  .hessian = layer.hessian};
-      LimitSimd(Simd::kPortable);
-      const auto portable = QuantizeLinear(problem, options);
-      LimitSimd(GetParam());
-      const auto here = QuantizeLinear(problem, options);
-      ASSERT_TRUE(portable.ok() && here.ok());
-      EXPECT_EQ(here->codes, portable->codes);
-      EXPECT_EQ(here->levels, portable->levels);
-      EXPECT_EQ(here->column_loss, portable->column_loss);
-      EXPECT_EQ(here->uniform_column_loss, portable->uniform_column_loss);
-      EXPECT_EQ(here->loss, portable->loss);
+  struct Shape {
+    int64_t rows, columns;
+  };
+  for (const Shape shape : {Shape{83, 150}, Shape{1100, 70}}) {
+    const Layer layer = MakeLayer(shape.rows, shape.columns, 71);
+    for (const Precision precision :
+         {Precision::kFloat32, Precision::kFloat64}) {
+      for (int64_t group_size : {0, 48}) {
+        const QuantizeOptions options{.bits = 2.3,
+                                      .budget = Budget::kCodes,
+                                      .group_size = group_size,
+                                      .precision = precision};
+        const LinearProblem problem{.weight = layer.weight.data(),
+                                    .rows = shape.rows,
+                                    .columns = shape.columns,
+                                    .hessian = layer.hessian};
+        LimitSimd(Simd::kPortable);
+        const auto portable = QuantizeLinear(problem, options);
+        LimitSimd(GetParam());
+        const auto here = QuantizeLinear(problem, options);
+        ASSERT_TRUE(portable.ok() && here.ok());
+        EXPECT_EQ(here->codes, portable->codes);
+        EXPECT_EQ(here->levels, portable->levels);
+        EXPECT_EQ(here->column_loss, portable->column_loss);
+        EXPECT_EQ(here->uniform_column_loss, portable->uniform_column_loss);
+        EXPECT_EQ(here->loss, portable->loss);
+      }
     }
   }
 }
@@ -100,6 +108,81 @@ TEST_P(KernelsTest, SumsOfTinyAndHugeValues) {
     EXPECT_GT(want, 0);
     EXPECT_NEAR(sums.rounding / want, 1, 1e-12);
     EXPECT_NEAR(sums.error / want, 1, 1e-12);
+  }
+}
+
+// Whole steps of the loop, some rows more, and both; one column's squares leave
+// the range of float32.
+TEST_P(KernelsTest, DistortionOfFourColumns) {
+  for (const int64_t n : {1, 15, 16, 17, 48, 61, 256}) {
+    SCOPED_TRACE(n);
+    const std::vector<float> min(n, -0.1f), max(n, 0.2f), top(n, 6.0f);
+    std::vector<float> scale(n), zero(n), inverse(n), low(n), high(n);
+    MakeGridRun(min.data(), max.data(), top.data(), n, scale.data(),
+                zero.data());
+    InverseRun(scale.data(), n, inverse.data());
+    std::vector<float> columns[kDistortionColumns];
+    std::array<const float*, kDistortionColumns> t;
+    for (int c = 0; c < kDistortionColumns; ++c) {
+      columns[c] = RandomFloats(n, c == 2 ? 1e-26f : 0.3f, 80 + c);
+      t[c] = columns[c].data();
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      low[i] = -zero[i];
+      high[i] = top[i] - zero[i];
+    }
+    const StepRun grid{scale.data(), inverse.data(), low.data(), high.data()};
+    LimitSimd(Simd::kPortable);
+    const DistortionSums portable = DistortionRun(t, grid, n);
+    LimitSimd(GetParam());
+    const DistortionSums sums = DistortionRun(t, grid, n);
+    EXPECT_EQ(sums, portable);
+    for (int c = 0; c < kDistortionColumns; ++c) {
+      double want = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        const GridPoint p = MakeGridPoint(min[i], max[i], 7);
+        const float value = Decode(Encode(columns[c][i], p), p);
+        want += std::pow(static_cast<double>(columns[c][i]) - value, 2);
+      }
+      EXPECT_GT(want, 0);
+      EXPECT_NEAR(sums[c], want, 1e-4 * want) << "column " << c;
+    }
+  }
+}
+
+// A revisit of a column takes these steps around RoundRun.
+TEST_P(KernelsTest, TargetsAndMoves) {
+  LimitSimd(GetParam());
+  const int64_t n = 83;
+  const std::vector<float> w = RandomFloats(n, 0.3f, 90),
+                           e = RandomFloats(n, 0.1f, 91),
+                           slope = RandomFloats(n, 2.0f, 92);
+  std::vector<float> x(slope);
+  TargetRun(w.data(), e.data(), 0.25f, n, x.data());
+  for (int64_t i = 0; i < n; ++i) {
+    EXPECT_EQ(x[i], (w[i] - e[i]) + slope[i] * 0.25f) << i;
+  }
+  const std::vector<float> target(x);
+  SubtractRun(e.data(), n, x.data());
+  for (int64_t i = 0; i < n; ++i) EXPECT_EQ(x[i], target[i] - e[i]) << i;
+}
+
+// The 64-wide loop, some rows more, and both.
+TEST_P(KernelsTest, AccumulatesColumns) {
+  LimitSimd(GetParam());
+  const int64_t stride = 150, count = 5;
+  const std::vector<float> e = RandomFloats(count * stride, 0.3f, 93),
+                           r = RandomFloats(count, 1.0f, 94);
+  for (const int64_t n : {1, 64, 70, 150}) {
+    std::vector<float> t(n, 1.0f);
+    AccumulateRun(e.data(), stride, r.data(), count, n, t.data());
+    for (int64_t i = 0; i < n; ++i) {
+      double want = 1;
+      for (int64_t j = 0; j < count; ++j) {
+        want += static_cast<double>(r[j]) * e[j * stride + i];
+      }
+      EXPECT_NEAR(t[i], want, 1e-6) << n << " " << i;
+    }
   }
 }
 
