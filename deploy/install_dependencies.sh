@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(
   g++ cmake ninja-build ccache git ca-certificates
-  libtorch-dev libopenblas0-pthread libopenblas-pthread-dev libeigen3-dev
+  libtorch-dev libopenblas0-pthread libopenblas-pthread-dev libdnnl-dev libeigen3-dev
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
   libabsl-dev prometheus-cpp-dev libsqlite3-dev libssl-dev zlib1g-dev
   libcli11-dev nlohmann-json3-dev libspdlog-dev libsentencepiece-dev libicu-dev

@@ -12,21 +12,21 @@ int AlgorithmVersion(v1::TaskKind kind) {
     case v1::TASK_KIND_PREPARE:
       return 1;
     case v1::TASK_KIND_FORWARD:
-      return 2;
+      return 3;
     case v1::TASK_KIND_QUANTIZE:
-      return 5;
+      return 6;
     case v1::TASK_KIND_EVALUATE:
       return 2;
     case v1::TASK_KIND_FINALIZE:
       return 1;
     case v1::TASK_KIND_MEASURE:
-      return 1;
+      return 2;
     case v1::TASK_KIND_GRADIENT:
       return 1;
     case v1::TASK_KIND_ALLOCATE:
       return 1;
     case v1::TASK_KIND_RESPONSE:
-      return 1;
+      return 2;
     case v1::TASK_KIND_SOLVE:
       return 1;
     case v1::TASK_KIND_RECONSTRUCT:

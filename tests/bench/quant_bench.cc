@@ -26,6 +26,7 @@
 #include "tests/bench/bench_layer.h"
 #include "tests/bench/plain_reference.h"
 #include "worker/quant/baq.h"
+#include "worker/quant/blas.h"
 #include "worker/quant/blas_kernels.h"
 #include "worker/quant/factor.h"
 #include "worker/quant/grid.h"
@@ -33,6 +34,11 @@
 #include "worker/quant/panels.h"
 #include "worker/quant/parallel.h"
 #include "worker/quant/quantizer.h"
+
+#ifdef BITWRIGHT_ONEDNN
+#include <omp.h>
+#include <oneapi/dnnl/dnnl.h>
+#endif
 
 // Absent (null) where the BLAS is not OpenBLAS.
 extern "C" {
@@ -222,29 +228,49 @@ void Unpack(benchmark::State& state, Shape s) {
   SetCodes(state, s);
 }
 
-// OpenBLAS's threads spin for up to 2^28 ticks before they sleep, on a core
-// that what is measured next needs. Enough where the counter runs at 1.1 GHz or
+// How many threads of its own the library of quant::Gemm runs. OpenBLAS's spin
+// for up to 2^28 ticks before they sleep, OpenMP's for less, on a core that
+// what is measured next needs. Enough where the counter runs at 1.1 GHz or
 // more, as on x86-64.
-constexpr std::chrono::milliseconds kBlasThreadsSpin{250};
+constexpr std::chrono::milliseconds kLibraryThreadsSpin{250};
+void LetLibraryUse(int threads) {
+#ifdef BITWRIGHT_ONEDNN
+  omp_set_num_threads(threads);
+#else
+  if (openblas_set_num_threads == nullptr) return;
+  openblas_set_num_threads(threads);
+#endif
+  if (threads == 1 && quant::Threads() > 1) {
+    std::this_thread::sleep_for(kLibraryThreadsSpin);
+  }
+}
 
-// [m, k] · [k, n] with as many rows m as make `flops`; the BLAS runs its own
+// C = A·B by the library of quant::Gemm.
+void Multiply(int64_t m, int64_t n, int64_t k, const float* a, const float* b,
+              float* c) {
+#ifdef BITWRIGHT_ONEDNN
+  if (dnnl_sgemm('N', 'N', m, n, k, 1.0f, a, k, b, n, 0.0f, c, n) !=
+      dnnl_success) {
+    std::exit(1);
+  }
+#else
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, n, k, 1.0f, a, k, b,
+              n, 0.0f, c, n);
+#endif
+}
+
+// [m, k] · [k, n] with as many rows m as make `flops`; the library runs its own
 // threads here, as many as ours.
 void Sgemm(benchmark::State& state, int64_t n, int64_t k, double flops) {
   const int64_t m =
       std::max<int64_t>(1, static_cast<int64_t>(flops / (2.0 * n * k) + 0.5));
   std::vector<float> a(m * k, 0.5f), b(k * n, 0.25f), c(m * n);
-  if (openblas_set_num_threads != nullptr) {
-    openblas_set_num_threads(quant::Threads());
-  }
+  LetLibraryUse(quant::Threads());
   for (auto _ : state) {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, n, k, 1.0f,
-                a.data(), k, b.data(), n, 0.0f, c.data(), n);
+    Multiply(m, n, k, a.data(), b.data(), c.data());
     benchmark::ClobberMemory();
   }
-  quant::PinBlasToOneThread();
-  if (openblas_set_num_threads != nullptr && quant::Threads() > 1) {
-    std::this_thread::sleep_for(kBlasThreadsSpin);
-  }
+  LetLibraryUse(1);
   SetFlops(state, 2.0 * m * n * k);
 }
 
@@ -332,6 +358,7 @@ int main(int argc, char** argv) {
   benchmark::AddCustomContext("blas_kernels", openblas_get_corename == nullptr
                                                   ? "unknown"
                                                   : openblas_get_corename());
+  benchmark::AddCustomContext("products", bitwright::quant::ProductLibrary());
   benchmark::AddCustomContext("bits", absl::StrCat(bitwright::bench::kBits));
   benchmark::AddCustomContext("tokens",
                               absl::StrCat(bitwright::bench::kTokens));

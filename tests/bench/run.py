@@ -209,10 +209,11 @@ def markdown(document):
     results, threads = document["results"], document["threads"]
     machine = document["machine"]
     lines = ["# What the numerics cost", "", "    " + document["command"], "",
-             f"{machine['cpu']}, {threads} cores; {machine['blas']} ({machine['blas_kernels']} "
-             f"kernels); {machine['compiler']}; commit {document['commit']}; load before the run "
-             f"{document['load']:.2f}. Times are milliseconds, medians of interleaved "
-             f"repetitions; weights at {machine['bits']} bits; GPTQ and BAQ are whole calls of "
+             f"{machine['cpu']}, {threads} cores; float32 products and the SGEMM by "
+             f"{machine['products'] or 'the BLAS'}, the rest by {machine['blas']} "
+             f"({machine['blas_kernels']} kernels); {machine['compiler']}; commit "
+             f"{document['commit']}; load before the run {document['load']:.2f}. Times are "
+             f"milliseconds, medians of interleaved repetitions; weights at {machine['bits']} bits; GPTQ and BAQ are whole calls of "
              "QuantizeLinear, given H. The SGEMM does R·C² + C³/3 flops in the same process with "
              f"as many threads; the Hessian is of {machine['tokens']} tokens, its flops those "
              "done on one triangle, tokens·C².", "", "## Acceptance", "",
@@ -225,7 +226,7 @@ def markdown(document):
               "tests/bench/plain_reference.cc: Algorithm 1 of the GPTQ paper column by column, "
               f"one thread, compiled with the same flags; ours with {threads} threads. At SGEMM's "
               "speed: the ratio if GPTQ cost no more than the SGEMM of its flops, the most that "
-              "any implementation on this BLAS can reach.", "",
+              "any implementation on this library can reach.", "",
               *plain_table(results), ""]
     return "\n".join(lines)
 
@@ -278,7 +279,7 @@ def main():
         "load": load, "threads": threads,
         "machine": {"cpu": cpu_name(), "compiler": compiler.splitlines()[0],
                     **{key: bench.context.get(key, "unknown")
-                       for key in ("blas", "blas_kernels", "bits", "tokens")}},
+                       for key in ("products", "blas", "blas_kernels", "bits", "tokens")}},
         "acceptance": verdicts(results, threads), "results": results}
     options.output.mkdir(parents=True, exist_ok=True)
     text = markdown(document)

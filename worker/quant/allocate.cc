@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "worker/quant/baq.h"
+#include "worker/quant/parallel.h"
 
 namespace bitwright::quant {
 namespace {
@@ -31,6 +32,7 @@ constexpr int kBisections = 64;
 constexpr double kSmallestSlopeRatio = 1e-3;  // between two bisections
 constexpr int64_t kExhaustiveColumns = 4;
 constexpr size_t kMaxStates = 1 << 16;
+constexpr int64_t kHullColumns = 64;  // columns per piece of the hulls
 
 // One column going from its level count to another.
 struct Move {
@@ -76,22 +78,33 @@ class Allocator {
     return curves_[column * points_ + point];
   }
 
-  // Indices of the lower convex hull of one column's (cost, distortion).
-  std::vector<int> Hull(int64_t column) const {
-    std::vector<int> hull;
+  // The lower convex hull of one column's (cost, distortion).
+  struct Hull {
+    std::vector<int> points;
+    std::vector<double> slopes;  // of the segments, the steepest first
+  };
+  Hull MakeHull(int64_t column) const {
+    Hull hull;
     for (int p : by_cost_) {
-      if (!hull.empty()) {
-        if (D(column, p) >= D(column, hull.back())) continue;
-        if (costs_[p] == costs_[hull.back()]) hull.pop_back();
+      if (!hull.points.empty()) {
+        if (D(column, p) >= D(column, hull.points.back())) continue;
+        if (costs_[p] == costs_[hull.points.back()]) Drop(hull);
       }
-      while (hull.size() >= 2 &&
-             Slope(column, hull[hull.size() - 2], hull.back()) <=
-                 Slope(column, hull.back(), p)) {
-        hull.pop_back();
+      double slope = 0;
+      while (!hull.points.empty()) {
+        slope = Slope(column, hull.points.back(), p);
+        if (hull.slopes.empty() || hull.slopes.back() > slope) break;
+        Drop(hull);
       }
-      hull.push_back(p);
+      if (!hull.points.empty()) hull.slopes.push_back(slope);
+      hull.points.push_back(p);
     }
     return hull;
+  }
+  // The last point, and the segment to it.
+  static void Drop(Hull& hull) {
+    hull.points.pop_back();
+    if (!hull.slopes.empty()) hull.slopes.pop_back();
   }
 
   // Distortion saved per unit spent between two points.
@@ -105,21 +118,21 @@ class Allocator {
   // everything fits is found by bisection, what is left of the budget spent
   // step by step.
   void WalkHulls() {
-    std::vector<std::vector<int>> hulls(columns_);
-    std::vector<std::vector<double>> slopes(columns_);  // of hulls[j][i..i+1]
+    std::vector<Hull> hulls(columns_);
+    ParallelFor((columns_ + kHullColumns - 1) / kHullColumns, [&](int64_t p) {
+      const int64_t end = std::min(columns_, (p + 1) * kHullColumns);
+      for (int64_t j = p * kHullColumns; j < end; ++j) hulls[j] = MakeHull(j);
+    });
     double steepest = 0;
-    for (int64_t j = 0; j < columns_; ++j) {
-      hulls[j] = Hull(j);
-      for (size_t i = 1; i < hulls[j].size(); ++i) {
-        slopes[j].push_back(Slope(j, hulls[j][i - 1], hulls[j][i]));
-      }
-      if (!slopes[j].empty()) steepest = std::max(steepest, slopes[j][0]);
+    for (const Hull& hull : hulls) {
+      if (!hull.slopes.empty()) steepest = std::max(steepest, hull.slopes[0]);
     }
     // Segments of column j that are steeper than `slope`.
     auto taken = [&](int64_t j, double slope) {
-      return std::upper_bound(slopes[j].begin(), slopes[j].end(), slope,
+      const std::vector<double>& slopes = hulls[j].slopes;
+      return std::upper_bound(slopes.begin(), slopes.end(), slope,
                               std::greater_equal<>()) -
-             slopes[j].begin();
+             slopes.begin();
     };
     double fits = steepest, too_low = 0;
     for (int i = 0; i < kBisections && fits > too_low; ++i) {
@@ -128,7 +141,7 @@ class Allocator {
           std::sqrt(std::max(too_low, fits * kSmallestSlopeRatio));
       int64_t cost = 0;
       for (int64_t j = 0; j < columns_; ++j) {
-        cost += costs_[hulls[j][taken(j, slope)]];
+        cost += costs_[hulls[j].points[taken(j, slope)]];
       }
       (cost <= left_ ? fits : too_low) = slope;
     }
@@ -136,20 +149,21 @@ class Allocator {
     std::priority_queue<std::pair<double, int64_t>> next;
     for (int64_t j = 0; j < columns_; ++j) {
       const size_t at = taken(j, fits);
-      at_[j] = hulls[j][at];
+      at_[j] = hulls[j].points[at];
       left_ -= costs_[at_[j]];
-      if (at < slopes[j].size()) next.push({slopes[j][at], -j});
+      if (at < hulls[j].slopes.size()) next.push({hulls[j].slopes[at], -j});
     }
     while (!next.empty()) {
       const int64_t j = -next.top().second;
       next.pop();
-      const size_t at = std::find(hulls[j].begin(), hulls[j].end(), at_[j]) -
-                        hulls[j].begin();
-      const int64_t cost = costs_[hulls[j][at + 1]] - costs_[at_[j]];
+      const auto& [points, slopes] = hulls[j];
+      const size_t at =
+          std::find(points.begin(), points.end(), at_[j]) - points.begin();
+      const int64_t cost = costs_[points[at + 1]] - costs_[at_[j]];
       if (cost > left_) continue;
       left_ -= cost;
-      at_[j] = hulls[j][at + 1];
-      if (at + 1 < slopes[j].size()) next.push({slopes[j][at + 1], -j});
+      at_[j] = points[at + 1];
+      if (at + 1 < slopes.size()) next.push({slopes[at + 1], -j});
     }
   }
 

@@ -5,79 +5,140 @@
 #include <vector>
 
 #include "worker/quant/blas.h"
+#include "worker/quant/blocked_columns.h"
 #include "worker/quant/parallel.h"
+#include "worker/quant/raw_vector.h"
 
 namespace bitwright::quant {
 namespace {
 
-constexpr int64_t kCholeskyBlock = 128;  // columns factored at a time
-constexpr int64_t kCholeskyTile = 256;   // edge of the update's tiles
-constexpr int64_t kDivisionRows = 16;    // rows per piece of the division
+constexpr int64_t kPanelRows = 128;  // factored at a time
+constexpr int64_t kTile = 256;       // columns of a panel to a piece of work
+constexpr int64_t kSquare = 128;     // widest rank update left to the BLAS
 
-// A [w, w] corner with leading dimension n, reversed in both directions so that
-// LAPACK's factorization from the first column serves. The corner is read and
-// written row by row: n is often a power of two, and then a column's lines push
-// each other out of the cache.
+// C −= SᵀS, the lower triangle of [width, width] with leading dimension n; S is
+// [depth, width], contiguous in rows of `stride`. By halves: products run
+// faster than rank updates.
 template <typename Real>
-bool FactorCorner(Real* corner, int64_t w, int64_t n) {
-  std::vector<Real> flipped(w * w);
-  for (int64_t k = 0; k < w; ++k) {
-    for (int64_t j = 0; j <= k; ++j) {
-      flipped[(w - 1 - j) * w + (w - 1 - k)] = corner[k * n + j];
-    }
+void SubtractSquare(const Real* s, int64_t stride, int64_t depth, int64_t width,
+                    Real* c, int64_t n) {
+  if (width <= kSquare) {
+    SubtractGram(width, depth, s, stride, c, n);
+    return;
   }
-  if (!CholeskyLower(flipped.data(), w)) return false;
-  for (int64_t k = 0; k < w; ++k) {
-    for (int64_t j = 0; j <= k; ++j) {
-      corner[k * n + j] = flipped[(w - 1 - j) * w + (w - 1 - k)];
-    }
-    const Real pivot = corner[k * n + k];
-    if (!std::isfinite(pivot) || pivot <= 0) return false;
-  }
-  return true;
+  const int64_t half = width / 2;
+  Real* below = c + half * n;
+  SubtractSquare(s, stride, depth, half, c, n);
+  Gemm(true, false, width - half, half, depth, Real{-1}, s + half, stride, s,
+       stride, Real{1}, below, n);
+  SubtractSquare(s + half, stride, depth, width - half, below + half, n);
 }
+
+// FactorInPlace, panel by panel of rows from the last one: first the corner
+// where the panel meets the diagonal, then the rest of the panel, then what
+// these rows of S leave of all rows above.
+template <typename Real>
+class Factorization {
+ public:
+  Factorization(Real* a, int64_t n, Real* diagonal)
+      : a_(a), n_(n), diagonal_(diagonal), solved_(kPanelRows * n) {}
+
+  bool Run() {
+    for (int64_t end = n_; end > 0; end = begin_) {
+      begin_ = std::max<int64_t>(0, end - kPanelRows);
+      height_ = end - begin_;
+      if (!FactorCorner()) return false;
+      const int64_t tiles = (begin_ + kTile - 1) / kTile;
+      ParallelFor(tiles, [this](int64_t t) { SolveTile(t * kTile); });
+      ParallelFor(tiles * (tiles + 1) / 2, [this](int64_t index) {
+        int64_t row = 0;
+        while ((row + 1) * (row + 2) / 2 <= index) ++row;
+        UpdateTile(row * kTile, (index - row * (row + 1) / 2) * kTile);
+      });
+    }
+    return true;
+  }
+
+ private:
+  // Reversed in both directions, so that LAPACK's factorization from the first
+  // row serves. The matrix is read and written row by row: n is often a power
+  // of two, and then a column's lines push each other out of the cache.
+  bool FactorCorner() {
+    Real* corner = a_ + begin_ * n_ + begin_;
+    corner_.resize(height_ * height_);
+    for (int64_t k = 0; k < height_; ++k) {
+      for (int64_t j = 0; j <= k; ++j) Corner(k, j) = corner[k * n_ + j];
+    }
+    if (!CholeskyLower(corner_.data(), height_)) return false;
+    for (int64_t k = 0; k < height_; ++k) {
+      const Real pivot = Corner(k, k);
+      if (!std::isfinite(pivot) || pivot <= 0) return false;
+      diagonal_[begin_ + k] = pivot;
+      const Real inverse = Real{1} / pivot;
+      for (int64_t j = 0; j < k; ++j) {
+        corner[k * n_ + j] = Corner(k, j) * inverse;
+        Corner(k, j) = -Corner(k, j);  // What VisitColumns adds.
+      }
+    }
+    return true;
+  }
+  Real& Corner(int64_t k, int64_t j) {
+    return corner_[(height_ - 1 - j) * height_ + (height_ - 1 - k)];
+  }
+
+  // The columns of a tile: their part of the panel's rows of S, last row first,
+  // goes to solved_, and divided by the diagonal to the matrix.
+  void SolveTile(int64_t column) {
+    const int64_t width = Width(column);
+    Real* tile = Solved(column);
+    const auto in_matrix = [&](int64_t k) {
+      return a_ + (begin_ + height_ - 1 - k) * n_ + column;
+    };
+    for (int64_t k = 0; k < height_; ++k) {
+      std::copy_n(in_matrix(k), width, tile + k * width);
+    }
+    VisitColumns(corner_.data(), height_, 0, height_, width, tile,
+                 [&](int64_t k, Real* row) {
+                   const Real inverse = Real{1} / corner_[k * height_ + k];
+                   Real* unit = in_matrix(k);
+                   for (int64_t j = 0; j < width; ++j) {
+                     row[j] *= inverse;
+                     unit[j] = row[j] * inverse;
+                   }
+                 });
+  }
+
+  // Takes the panel's share of A = SᵀS from the tile at (i, j), j <= i.
+  void UpdateTile(int64_t i, int64_t j) {
+    const int64_t height = Width(i), width = Width(j);
+    Real* tile = a_ + i * n_ + j;
+    if (i == j) {
+      SubtractSquare(Solved(i), height, height_, height, tile, n_);
+    } else {
+      Gemm(true, false, height, width, height_, Real{-1}, Solved(i), height,
+           Solved(j), width, Real{1}, tile, n_);
+    }
+  }
+
+  int64_t Width(int64_t column) const {
+    return std::min(kTile, begin_ - column);
+  }
+  // [height_, Width(column)], contiguous.
+  Real* Solved(int64_t column) { return solved_.data() + column * height_; }
+
+  Real* const a_;
+  const int64_t n_;
+  Real* const diagonal_;
+  int64_t begin_ = 0, height_ = 0;  // of the panel
+  std::vector<Real> corner_;        // [height_, height_]
+  RawVector<Real> solved_;
+};
 
 }  // namespace
 
 template <typename Real>
 bool FactorInPlace(Real* a, int64_t n, Real* diagonal) {
-  for (int64_t end = n; end > 0; end -= std::min(kCholeskyBlock, end)) {
-    const int64_t begin = std::max<int64_t>(0, end - kCholeskyBlock);
-    const int64_t width = end - begin;
-    Real* panel = a + begin * n;  // Rows [begin, end).
-    Real* corner = panel + begin;
-    if (!FactorCorner(corner, width, n)) return false;
-    const int64_t tiles = (begin + kCholeskyTile - 1) / kCholeskyTile;
-    ParallelFor(tiles, [&](int64_t t) {
-      const int64_t column = t * kCholeskyTile;
-      SolveLowerTransposed(width, std::min(kCholeskyTile, begin - column),
-                           corner, n, panel + column, n);
-    });
-    ParallelFor(tiles * (tiles + 1) / 2, [&](int64_t index) {
-      int64_t ti = 0;
-      while ((ti + 1) * (ti + 2) / 2 <= index) ++ti;
-      const int64_t i = ti * kCholeskyTile;
-      const int64_t j = (index - ti * (ti + 1) / 2) * kCholeskyTile;
-      const int64_t height = std::min(kCholeskyTile, begin - i);
-      if (i == j) {
-        SubtractGram(height, width, panel + i, n, a + i * n + i, n);
-      } else {
-        Gemm(true, false, height, std::min(kCholeskyTile, begin - j), width,
-             Real{-1}, panel + i, n, panel + j, n, Real{1}, a + i * n + j, n);
-      }
-    });
-    for (int64_t k = begin; k < end; ++k) diagonal[k] = a[k * n + k];
-    ParallelFor(
-        (width + kDivisionRows - 1) / kDivisionRows, [&](int64_t piece) {
-          const int64_t stop =
-              std::min(end, begin + (piece + 1) * kDivisionRows);
-          for (int64_t k = begin + piece * kDivisionRows; k < stop; ++k) {
-            const Real inverse = Real{1} / diagonal[k];
-            for (int64_t j = 0; j < k; ++j) a[k * n + j] *= inverse;
-          }
-        });
-  }
-  return true;
+  return Factorization<Real>(a, n, diagonal).Run();
 }
 
 template bool FactorInPlace<float>(float* a, int64_t n, float* diagonal);

@@ -206,16 +206,25 @@ const RawVector<double>& UnitOf(const Factor& factor, double) {
 }  // namespace
 
 template <typename Real>
-RawVector<Real> ScaledFactor(const Factor& factor) {
+RawVector<Real> FactorBlocks(const Factor& factor, int64_t width) {
   const int64_t n = factor.columns;
   const RawVector<Real>& unit = UnitOf(factor, Real{});
   const double root = std::sqrt(factor.mean);
-  RawVector<Real> out(n * n);
+  const int64_t last = (n - 1) / width * width;
+  RawVector<Real> out(BlockOffset(n, width, last) + (n - last) * (n - last));
   ForRows(n, [&](int64_t k) {
     const Real pivot = static_cast<Real>(factor.diagonal[k] / root);
-    for (int64_t j = 0; j < k; ++j) out[k * n + j] = pivot * unit[k * n + j];
-    out[k * n + k] = pivot;
-    std::fill(out.data() + k * n + k + 1, out.data() + (k + 1) * n, Real{0});
+    const Real* in = unit.data() + k * n;
+    for (int64_t start = 0; start <= k; start += width) {
+      const int64_t columns = std::min(width, n - start);
+      const int64_t left = std::min(columns, k - start);  // of the diagonal
+      Real* row =
+          out.data() + BlockOffset(n, width, start) + (k - start) * columns;
+      for (int64_t j = 0; j < left; ++j) row[j] = pivot * in[start + j];
+      if (left == columns) continue;
+      row[left] = pivot;
+      std::fill(row + left + 1, row + columns, Real{0});
+    }
   });
   return out;
 }
@@ -239,8 +248,8 @@ RawVector<Real> DiagonalBlocks(const HessianView& h, const Factor& factor,
   return out;
 }
 
-template RawVector<float> ScaledFactor<float>(const Factor&);
-template RawVector<double> ScaledFactor<double>(const Factor&);
+template RawVector<float> FactorBlocks<float>(const Factor&, int64_t);
+template RawVector<double> FactorBlocks<double>(const Factor&, int64_t);
 template RawVector<float> DiagonalBlocks<float>(const HessianView&,
                                                 const Factor&, int64_t);
 template RawVector<double> DiagonalBlocks<double>(const HessianView&,

@@ -79,11 +79,18 @@ absl::StatusOr<Factor> FactorHessian(const HessianView& h,
 std::vector<double> ColumnWeights(const Factor& factor);
 
 // Two forms of H' = (H + added·I) / mean(diag H) by position, for float and
-// double: Rᵀ of H' = R Rᵀ as a lower triangle with zeros above it, [columns,
-// columns], and the blocks of `width` columns on the diagonal of H', [columns,
-// width]: row k holds H' at k and the columns of k's block.
+// double, in blocks of `width` columns, so that what a sweep multiplies by is
+// contiguous. Columns of a block that begins at `start`: min(width, n − start).
+//
+// Rᵀ of H' = R Rᵀ, lower triangular: of every block its rows from the diagonal
+// on, [n − start, columns of the block], from BlockOffset(n, width, start) on.
+inline int64_t BlockOffset(int64_t n, int64_t width, int64_t start) {
+  return start * n - (start - width) * start / 2;
+}
 template <typename Real>
-RawVector<Real> ScaledFactor(const Factor& factor);
+RawVector<Real> FactorBlocks(const Factor& factor, int64_t width);
+// The blocks on the diagonal of H', [n, width]: row k holds H' at k and the
+// columns of k's block.
 template <typename Real>
 RawVector<Real> DiagonalBlocks(const HessianView& h, const Factor& factor,
                                int64_t width);

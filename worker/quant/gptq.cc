@@ -90,6 +90,7 @@ FeedbackSums FeedbackPass(const FeedbackInput& input) {
   std::vector<RunSums> sums(panels.count() * columns);
   const RangeRuns ranges(*input.grid);
   ParallelFor(panels.count(), [&](int64_t p) {
+    if (input.prepare) input.prepare(p);
     RunSums* out = sums.data() + p * columns;
     if (factor.unit64.empty()) {
       PanelPass<float>(input, factor.unit.data(), ranges, panels, p, out).Run();

@@ -16,6 +16,7 @@
 #define BITWRIGHT_WORKER_QUANT_GPTQ_H_
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -36,6 +37,9 @@ struct FeedbackInput {
   absl::Span<const uint16_t> row_levels = {};
   uint8_t* codes = nullptr;  // receives the codes
   float* targets = nullptr;  // receives the values that were rounded, or null
+  // Called with each panel before its weights are read, by the thread that
+  // reads them: weights that are put in place only then are still in its cache.
+  std::function<void(int64_t)> prepare = {};
 };
 
 struct FeedbackSums {

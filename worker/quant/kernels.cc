@@ -101,8 +101,19 @@ BITWRIGHT_INLINE double SquareSum(const Real* t, int64_t n) {
   return SumIsSafe(total) ? total : SquareRunBody(t, n);
 }
 
+// ŵ is float32 arithmetic: it is what a reader of the file decodes.
+template <typename Code>
+BITWRIGHT_INLINE float ValueOf(Code code, float scale, float zero) {
+  return scale * (static_cast<float>(code) - zero);
+}
+
 // With scale 0 the quotient is infinite or NaN, and both end as code 0 and ŵ =
-// 0. ŵ itself is float32 arithmetic: it is what a reader of the file decodes.
+// 0.
+template <typename Real>
+BITWRIGHT_INLINE Real CodeOf(Real t, float scale, float zero, float top) {
+  return Clamp<Real>(std::rint(t / scale) + zero, Real{0}, top);
+}
+
 template <typename Real>
 BITWRIGHT_INLINE RunSums RoundRunBody(const GridRun& grid, int64_t n,
                                       const float* w, Real* t, Real* rounding,
@@ -112,9 +123,8 @@ BITWRIGHT_INLINE RunSums RoundRunBody(const GridRun& grid, int64_t n,
   const float* top = grid.top;
 #pragma GCC ivdep  // Nothing overlaps.
   for (int64_t i = 0; i < n; ++i) {
-    const Real code =
-        Clamp<Real>(std::rint(t[i] / scale[i]) + zero[i], Real{0}, top[i]);
-    const float value = scale[i] * (static_cast<float>(code) - zero[i]);
+    const Real code = CodeOf(t[i], scale[i], zero[i], top[i]);
+    const float value = ValueOf(code, scale[i], zero[i]);
     codes[i] = static_cast<uint8_t>(static_cast<int32_t>(code));
     rounding[i] = t[i] - value;
     t[i] = static_cast<Real>(w[i]) - value;
@@ -130,28 +140,30 @@ BITWRIGHT_INLINE void ErrorRunBody(const GridRun& grid, int64_t n,
   const float* zero = grid.zero;
 #pragma GCC ivdep  // Nothing overlaps.
   for (int64_t i = 0; i < n; ++i) {
-    const float value = scale[i] * (static_cast<float>(codes[i]) - zero[i]);
-    e[i] = static_cast<Real>(w[i]) - value;
+    e[i] = static_cast<Real>(w[i]) - ValueOf(codes[i], scale[i], zero[i]);
   }
 }
 
 template <typename Real>
-BITWRIGHT_INLINE void TargetRunBody(const float* w, const Real* e, Real inverse,
-                                    int64_t n, Real* slope) {
+BITWRIGHT_INLINE void RevisitRunBody(const GridRun& grid, int64_t n,
+                                     Real inverse, Real* slope,
+                                     uint8_t* codes) {
+  const float* scale = grid.scale;
+  const float* zero = grid.zero;
+  const float* top = grid.top;
 #pragma GCC ivdep  // Nothing overlaps.
   for (int64_t i = 0; i < n; ++i) {
-    slope[i] = (static_cast<Real>(w[i]) - e[i]) + slope[i] * inverse;
+    const Real before = ValueOf(codes[i], scale[i], zero[i]);
+    const Real code =
+        CodeOf(before + slope[i] * inverse, scale[i], zero[i], top[i]);
+    codes[i] = static_cast<uint8_t>(static_cast<int32_t>(code));
+    slope[i] = before - ValueOf(code, scale[i], zero[i]);
   }
 }
 
 template <typename Real>
 BITWRIGHT_INLINE void ScaleRunBody(Real factor, int64_t n, Real* x) {
   for (int64_t i = 0; i < n; ++i) x[i] *= factor;
-}
-
-template <typename Real>
-BITWRIGHT_INLINE void SubtractRunBody(const Real* before, int64_t n, Real* x) {
-  for (int64_t i = 0; i < n; ++i) x[i] -= before[i];
 }
 
 template <typename Real>
@@ -301,22 +313,18 @@ BITWRIGHT_DISPATCH(RunSums, RoundRun,
                    (const GridRun& grid, int64_t n, const float* w, double* t,
                     double* rounding, uint8_t* codes),
                    (grid, n, w, t, rounding, codes))
-BITWRIGHT_DISPATCH(void, TargetRun,
-                   (const float* w, const float* e, float inverse, int64_t n,
-                    float* slope),
-                   (w, e, inverse, n, slope))
+BITWRIGHT_DISPATCH(void, RevisitRun,
+                   (const GridRun& grid, int64_t n, float inverse, float* slope,
+                    uint8_t* codes),
+                   (grid, n, inverse, slope, codes))
 BITWRIGHT_DISPATCH(void, ScaleRun, (float factor, int64_t n, float* x),
                    (factor, n, x))
-BITWRIGHT_DISPATCH(void, SubtractRun,
-                   (const float* before, int64_t n, float* x), (before, n, x))
-BITWRIGHT_DISPATCH(void, TargetRun,
-                   (const float* w, const double* e, double inverse, int64_t n,
-                    double* slope),
-                   (w, e, inverse, n, slope))
+BITWRIGHT_DISPATCH(void, RevisitRun,
+                   (const GridRun& grid, int64_t n, double inverse,
+                    double* slope, uint8_t* codes),
+                   (grid, n, inverse, slope, codes))
 BITWRIGHT_DISPATCH(void, ScaleRun, (double factor, int64_t n, double* x),
                    (factor, n, x))
-BITWRIGHT_DISPATCH(void, SubtractRun,
-                   (const double* before, int64_t n, double* x), (before, n, x))
 BITWRIGHT_DISPATCH(void, ErrorRun,
                    (const GridRun& grid, int64_t n, const float* w,
                     const uint8_t* codes, float* e),

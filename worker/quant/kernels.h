@@ -45,20 +45,16 @@ void ErrorRun(const GridRun& grid, int64_t n, const float* w,
 void ErrorRun(const GridRun& grid, int64_t n, const float* w,
               const uint8_t* codes, double* e);
 
-// For a column whose errors are e = w − ŵ: slope[i] becomes ŵ[i] + slope[i]·
-// inverse, the value that a revisit rounds.
-void TargetRun(const float* w, const float* e, float inverse, int64_t n,
-               float* slope);
-void TargetRun(const float* w, const double* e, double inverse, int64_t n,
-               double* slope);
+// Rounds ŵ[i] + slope[i]·inverse, with ŵ decoded from codes[i], on its grid:
+// codes[i]; slope[i] becomes ŵ[i] before − ŵ[i] now, by which w − ŵ has grown.
+void RevisitRun(const GridRun& grid, int64_t n, float inverse, float* slope,
+                uint8_t* codes);
+void RevisitRun(const GridRun& grid, int64_t n, double inverse, double* slope,
+                uint8_t* codes);
 
 // x[i] *= factor.
 void ScaleRun(float factor, int64_t n, float* x);
 void ScaleRun(double factor, int64_t n, double* x);
-
-// x[i] −= before[i].
-void SubtractRun(const float* before, int64_t n, float* x);
-void SubtractRun(const double* before, int64_t n, double* x);
 
 // t[i] += Σ_j r[j] · e[j·stride + i], j = 0..count−1 in this order.
 void AccumulateRun(const float* e, int64_t stride, const float* r,

@@ -7,6 +7,7 @@
 #include "worker/quant/gptq.h"
 #include "worker/quant/layer_engine.h"
 #include "worker/quant/panels.h"
+#include "worker/quant/parallel.h"
 #include "worker/quant/raw_vector.h"
 #include "worker/quant/refine.h"
 
@@ -16,20 +17,14 @@ namespace {
 class CpuEngine : public LayerEngine {
  public:
   explicit CpuEngine(const LayerWeight& weight)
-      : panels_(weight.rows, weight.columns),
-        weight_(weight.rows * weight.columns) {
-    PackPanels(weight.weight, panels_, weight_.data());
-  }
+      : source_(weight.weight),
+        panels_(weight.rows, weight.columns),
+        weight_(weight.rows * weight.columns) {}
 
   absl::Status Factorize(const HessianView& h,
                          const FactorOptions& options) override {
     BW_ASSIGN_OR_RETURN(factor_, FactorHessian(h, options));
-    for (int64_t j = 0; j < panels_.columns(); ++j) {
-      if (!factor_.dead[j]) continue;
-      for (int64_t p = 0; p < panels_.count(); ++p) {
-        std::fill_n(weight_.data() + panels_.At(p, j), panels_.Height(p), 0.0f);
-      }
-    }
+    packed_ = false;
     return absl::OkStatus();
   }
 
@@ -44,15 +39,19 @@ class CpuEngine : public LayerEngine {
     Kept& kept = slots_[slot];
     kept.codes.resize(weight_.size());
     if (levels.keep_targets) kept.targets.resize(weight_.size());
-    return FeedbackPass(
-        {.weight = weight_.data(),
-         .rows = panels_.rows(),
-         .factor = &factor_,
-         .grid = &grid_,
-         .levels = levels.levels,
-         .row_levels = levels.row_levels,
-         .codes = kept.codes.data(),
-         .targets = levels.keep_targets ? kept.targets.data() : nullptr});
+    FeedbackInput input{
+        .weight = weight_.data(),
+        .rows = panels_.rows(),
+        .factor = &factor_,
+        .grid = &grid_,
+        .levels = levels.levels,
+        .row_levels = levels.row_levels,
+        .codes = kept.codes.data(),
+        .targets = levels.keep_targets ? kept.targets.data() : nullptr};
+    if (!packed_) input.prepare = [this](int64_t p) { Pack(p); };
+    PassSums sums = FeedbackPass(input);
+    packed_ = true;
+    return sums;
   }
 
   absl::StatusOr<PassSums> Refine(const HessianView& h,
@@ -77,6 +76,10 @@ class CpuEngine : public LayerEngine {
 
   absl::StatusOr<std::vector<double>> Distortion(
       int slot, absl::Span<const int> counts) override {
+    if (slot == kWeights && !packed_) {
+      ParallelFor(panels_.count(), [this](int64_t p) { Pack(p); });
+      packed_ = true;
+    }
     const RawVector<float>& values =
         slot == kWeights ? weight_ : slots_[slot].targets;
     return MeasureDistortion(values.data(), grid_, counts);
@@ -88,8 +91,21 @@ class CpuEngine : public LayerEngine {
     RawVector<float> targets;
   };
 
+  void Pack(int64_t panel) {
+    PackPanel(source_, panels_, panel, weight_.data());
+    if (factor_.report.dead_columns == 0) return;
+    for (int64_t j = 0; j < panels_.columns(); ++j) {
+      if (!factor_.dead[j]) continue;
+      std::fill_n(weight_.data() + panels_.At(panel, j), panels_.Height(panel),
+                  0.0f);
+    }
+  }
+
+  const float* const source_;
   const RowPanels panels_;
-  RawVector<float> weight_;  // by panels, as all that follows
+  // By panels, as all that follows; filled by whoever reads it first.
+  RawVector<float> weight_;
+  bool packed_ = false;
   Factor factor_;
   Grid grid_;
   std::array<Kept, kSlots> slots_;

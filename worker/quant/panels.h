@@ -46,6 +46,9 @@ class RowPanels {
 // in [rows, columns], row by row → out, by panels.
 template <typename T>
 void PackPanels(const T* in, const RowPanels& panels, T* out);
+// One panel of them.
+template <typename T>
+void PackPanel(const T* in, const RowPanels& panels, int64_t panel, T* out);
 // The other way.
 template <typename T>
 void UnpackPanels(const T* in, const RowPanels& panels, T* out);
@@ -126,18 +129,23 @@ void Transpose(const T* in, int64_t rows, int64_t columns, T* out,
 }  // namespace panels_internal
 
 template <typename T>
+void PackPanel(const T* in, const RowPanels& panels, int64_t panel, T* out) {
+  const int64_t begin = panels.At(panel, 0);
+  const int64_t height = panels.Height(panel);
+  panels_internal::Transpose(in + begin, height, panels.columns(), out + begin,
+                             height);
+}
+
+template <typename T>
 void PackPanels(const T* in, const RowPanels& panels, T* out) {
-  ParallelFor(panels.count(), [&](int64_t p) {
-    const int64_t begin = panels.First(p) * panels.columns();
-    panels_internal::Transpose(in + begin, panels.Height(p), panels.columns(),
-                               out + begin, panels.Height(p));
-  });
+  ParallelFor(panels.count(),
+              [&](int64_t p) { PackPanel(in, panels, p, out); });
 }
 
 template <typename T>
 void UnpackPanels(const T* in, const RowPanels& panels, T* out) {
   ParallelFor(panels.count(), [&](int64_t p) {
-    const int64_t begin = panels.First(p) * panels.columns();
+    const int64_t begin = panels.At(p, 0);
     panels_internal::Transpose(in + begin, panels.columns(), panels.Height(p),
                                out + begin, panels.columns());
   });

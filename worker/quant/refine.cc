@@ -13,13 +13,13 @@
 namespace bitwright::quant {
 namespace {
 
-constexpr int64_t kSweepBlock = 192;  // columns to one GEMM of a sweep
+constexpr int64_t kSweepBlock = 128;  // columns to one GEMM of a sweep
 
-// What of the factor a sweep needs (factor.h).
+// What a sweep multiplies by, in blocks of kSweepBlock (factor.h).
 template <typename Real>
 struct Matrices {
-  RawVector<Real> factor;  // ScaledFactor
-  RawVector<Real> blocks;  // DiagonalBlocks of kSweepBlock
+  RawVector<Real> factor;   // FactorBlocks
+  RawVector<Real> hessian;  // DiagonalBlocks
 };
 
 // The rows of one panel, in Real arithmetic. Everything by position.
@@ -41,13 +41,12 @@ class PanelRefiner {
         begin_(panels.At(panel, 0)),
         products_(columns_ * n_),
         slopes_(kSweepBlock * n_),
-        error_(n_),
-        rounding_(n_) {
+        error_(n_) {
     if (kFromTargets) {
       for (int64_t k = 0; k < columns_; ++k) {
         ErrorRun(GridOf(k), n_, in_.targets + At(k), in_.codes + At(k),
                  Products(k));
-        ScaleRun(Factor(k, k), n_, Products(k));
+        ScaleRun(Pivot(k), n_, Products(k));
       }
       return;
     }
@@ -56,38 +55,42 @@ class PanelRefiner {
       ErrorRun(GridOf(k), n_, in_.weight + At(k), in_.codes + At(k),
                errors.data() + k * n_);
     }
-    Gemm(false, false, columns_, n_, columns_, Real{1}, matrices_.factor.data(),
-         columns_, errors.data(), n_, Real{0}, products_.data(), n_);
+    std::fill(products_.begin(), products_.end(), Real{0});
+    for (int64_t start = 0; start < columns_; start += kSweepBlock) {
+      const int64_t width = Width(start);
+      Gemm(false, false, columns_ - start, n_, width, Real{1}, Factor(start),
+           width, errors.data() + start * n_, n_, Real{1}, Products(start), n_);
+    }
   }
 
   // Within a block, whose slopes are formed at once, what has moved counts
   // through H itself; the moves reach D when the block is done.
   void Sweep() {
     for (int64_t start = 0; start < columns_; start += kSweepBlock) {
-      const int64_t width = std::min(kSweepBlock, columns_ - start);
+      const int64_t width = Width(start);
       // Of the diagonal block's upper zeros a quarter is left out.
       const int64_t half = width / 2;
       const int64_t rest = columns_ - start - half;
-      const Real* factor = matrices_.factor.data() + start * columns_ + start;
-      const Real* below = factor + half * columns_;
-      Gemm(true, false, width, n_, rest, Real{1}, below, columns_,
+      const Real* factor = Factor(start);
+      const Real* below = factor + half * width;
+      Gemm(true, false, width, n_, rest, Real{1}, below, width,
            Products(start + half), n_, Real{0}, slopes_.data(), n_);
-      Gemm(true, false, half, n_, half, Real{1}, factor, columns_,
-           Products(start), n_, Real{1}, slopes_.data(), n_);
-      VisitColumns(matrices_.blocks.data() + start * kSweepBlock, kSweepBlock,
+      Gemm(true, false, half, n_, half, Real{1}, factor, width, Products(start),
+           n_, Real{1}, slopes_.data(), n_);
+      VisitColumns(matrices_.hessian.data() + start * kSweepBlock, kSweepBlock,
                    start, width, n_, slopes_.data(),
                    [&](int64_t k, Real* slope) { Revisit(k, slope); });
-      Gemm(false, false, rest, n_, width, Real{1}, below, columns_,
-           slopes_.data(), n_, Real{1}, Products(start + half), n_);
-      Gemm(false, false, half, n_, half, Real{1}, factor, columns_,
-           slopes_.data(), n_, Real{1}, Products(start), n_);
+      Gemm(false, false, rest, n_, width, Real{1}, below, width, slopes_.data(),
+           n_, Real{1}, Products(start + half), n_);
+      Gemm(false, false, half, n_, half, Real{1}, factor, width, slopes_.data(),
+           n_, Real{1}, Products(start), n_);
     }
   }
 
   // sums: [columns] by position.
   void Sum(RunSums* sums) {
     for (int64_t k = 0; k < columns_; ++k) {
-      const double pivot = Factor(k, k);
+      const double pivot = Pivot(k);
       ErrorRun(GridOf(k), n_, in_.weight + At(k), in_.codes + At(k),
                error_.data());
       sums[k] = {SquareRun(Products(k), n_) / (pivot * pivot),
@@ -100,8 +103,16 @@ class PanelRefiner {
   static constexpr bool kFromTargets = std::is_same_v<Real, float>;
 
   Real* Products(int64_t position) { return products_.data() + position * n_; }
-  Real Factor(int64_t k, int64_t j) const {
-    return matrices_.factor[k * columns_ + j];
+  // Of the block that begins at `start`: its columns, and its factor.
+  int64_t Width(int64_t start) const {
+    return std::min(kSweepBlock, columns_ - start);
+  }
+  const Real* Factor(int64_t start) const {
+    return matrices_.factor.data() + BlockOffset(columns_, kSweepBlock, start);
+  }
+  Real Pivot(int64_t k) const {
+    const int64_t in_block = k % kSweepBlock, start = k - in_block;
+    return Factor(start)[in_block * Width(start) + in_block];
   }
   int64_t At(int64_t position) const {
     return begin_ + in_.factor->order[position] * n_;
@@ -116,30 +127,24 @@ class PanelRefiner {
       std::fill_n(slope, n_, Real{0});
       return;
     }
-    const GridRun grid = GridOf(k);
-    const float* weight = in_.weight + At(k);
-    uint8_t* codes = in_.codes + At(k);
-    const Real own = matrices_.blocks[k * kSweepBlock + k % kSweepBlock];
-    ErrorRun(grid, n_, weight, codes, error_.data());
-    TargetRun(weight, error_.data(), Real{1} / own, n_, slope);
-    RoundRun(grid, n_, weight, slope, rounding_.data(), codes);
-    SubtractRun(error_.data(), n_, slope);
+    const Real own = matrices_.hessian[k * kSweepBlock + k % kSweepBlock];
+    RevisitRun(GridOf(k), n_, Real{1} / own, slope, in_.codes + At(k));
   }
 
   const FeedbackInput& in_;
   const Matrices<Real>& matrices_;
   GridRuns grids_;
   const int64_t n_, columns_, begin_;
-  RawVector<Real> products_;          // [columns, n] D, by position
-  RawVector<Real> slopes_;            // [kSweepBlock, n], then the moves
-  RawVector<Real> error_, rounding_;  // [n] of the current column
+  RawVector<Real> products_;  // [columns, n] D, by position
+  RawVector<Real> slopes_;    // [kSweepBlock, n], then the moves
+  RawVector<Real> error_;     // [n] of the current column
 };
 
 template <typename Real>
 void RefineAs(const FeedbackInput& input, const HessianView& h, int sweeps,
               RunSums* sums) {
   const Matrices<Real> matrices{
-      ScaledFactor<Real>(*input.factor),
+      FactorBlocks<Real>(*input.factor, kSweepBlock),
       DiagonalBlocks<Real>(h, *input.factor, kSweepBlock)};
   const RowPanels panels(input.rows, input.factor->columns);
   const RangeRuns ranges(*input.grid);

@@ -150,21 +150,34 @@ TEST_P(KernelsTest, DistortionOfFourColumns) {
   }
 }
 
-// A revisit of a column takes these steps around RoundRun.
-TEST_P(KernelsTest, TargetsAndMoves) {
+TEST_P(KernelsTest, RevisitsAsTheGridIsDefined) {
   LimitSimd(GetParam());
   const int64_t n = 83;
-  const std::vector<float> w = RandomFloats(n, 0.3f, 90),
-                           e = RandomFloats(n, 0.1f, 91),
-                           slope = RandomFloats(n, 2.0f, 92);
-  std::vector<float> x(slope);
-  TargetRun(w.data(), e.data(), 0.25f, n, x.data());
+  const std::vector<float> slope = RandomFloats(n, 0.4f, 92);
+  std::vector<float> min(n), max(n), top(n), scale(n), zero(n);
+  std::vector<uint8_t> before(n);
   for (int64_t i = 0; i < n; ++i) {
-    EXPECT_EQ(x[i], (w[i] - e[i]) + slope[i] * 0.25f) << i;
+    min[i] = -0.1f * static_cast<float>(i % 7);
+    max[i] = 0.2f + 0.01f * static_cast<float>(i % 5);
+    top[i] = static_cast<float>(i % 19);  // 1 to 19 levels.
+    before[i] = static_cast<uint8_t>(i % (i % 19 + 1));
   }
-  const std::vector<float> target(x);
-  SubtractRun(e.data(), n, x.data());
-  for (int64_t i = 0; i < n; ++i) EXPECT_EQ(x[i], target[i] - e[i]) << i;
+  MakeGridRun(min.data(), max.data(), top.data(), n, scale.data(), zero.data());
+  std::vector<float> moved(slope);
+  std::vector<uint8_t> codes(before);
+  RevisitRun({scale.data(), zero.data(), top.data()}, n, 0.25f, moved.data(),
+             codes.data());
+  int changed = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const GridPoint p =
+        MakeGridPoint(min[i], max[i], static_cast<int>(top[i]) + 1);
+    const float was = Decode(before[i], p);
+    EXPECT_EQ(codes[i], Encode(was + slope[i] * 0.25f, p)) << i;
+    EXPECT_EQ(moved[i], was - Decode(codes[i], p)) << i;
+    changed += codes[i] != before[i];
+  }
+  EXPECT_GT(changed, 20);
+  EXPECT_LT(changed, 80);
 }
 
 // The 64-wide loop, some rows more, and both.
