@@ -228,11 +228,12 @@ void Unpack(benchmark::State& state, Shape s) {
   SetCodes(state, s);
 }
 
-// How many threads of its own the library of quant::Gemm runs. OpenBLAS's spin
-// for up to 2^28 ticks before they sleep, OpenMP's for less, on a core that
-// what is measured next needs. Enough where the counter runs at 1.1 GHz or
-// more, as on x86-64.
+// OpenBLAS's threads spin for up to 2^28 ticks before they sleep, OpenMP's for
+// less, on a core that what is measured next needs. Enough where the counter
+// runs at 1.1 GHz or more, as on x86-64.
 constexpr std::chrono::milliseconds kLibraryThreadsSpin{250};
+
+// How many threads of its own the library of Multiply runs.
 void LetLibraryUse(int threads) {
 #ifdef BITWRIGHT_ONEDNN
   omp_set_num_threads(threads);
@@ -245,7 +246,7 @@ void LetLibraryUse(int threads) {
   }
 }
 
-// C = A·B by the library of quant::Gemm.
+// C = A·B by the library that quant::Gemm is built with.
 void Multiply(int64_t m, int64_t n, int64_t k, const float* a, const float* b,
               float* c) {
 #ifdef BITWRIGHT_ONEDNN

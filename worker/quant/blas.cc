@@ -11,19 +11,20 @@ namespace bitwright::quant {
 namespace {
 
 #ifdef BITWRIGHT_ONEDNN
-// Without these instructions it has no kernels that are worth it.
+// Without these instructions oneDNN has no kernels that are worth it.
 bool HasKernels() {
   static const bool has =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   return has;
 }
 
-// False when nothing was computed: memory has run out.
+// False when it refuses, before it computes anything.
 bool OneDnnGemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n,
                 int64_t k, float alpha, const float* a, int64_t lda,
                 const float* b, int64_t ldb, float beta, float* c,
                 int64_t ldc) {
-  // The limit is the thread's; more threads would cut the sums in other places.
+  // For good, and for whatever else uses OpenMP on this thread: more threads
+  // would cut the sums in other places.
   thread_local const bool pinned = (omp_set_num_threads(1), true);
   (void)pinned;
   return dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k,

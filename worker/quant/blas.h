@@ -3,8 +3,7 @@
 // PinBlasToOneThread().
 //
 // Products in float32, which are nearly all the arithmetic, are oneDNN's where
-// it is built in (onednn.cmake): at the shapes of this folder 5 to 20 % faster
-// than OpenBLAS.
+// it is built in (onednn.cmake), which is faster at the shapes of this folder.
 #ifndef BITWRIGHT_WORKER_QUANT_BLAS_H_
 #define BITWRIGHT_WORKER_QUANT_BLAS_H_
 

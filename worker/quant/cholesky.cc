@@ -14,11 +14,11 @@ namespace {
 
 constexpr int64_t kPanelRows = 128;  // factored at a time
 constexpr int64_t kTile = 256;       // columns of a panel to a piece of work
-constexpr int64_t kSquare = 128;     // widest rank update left to the BLAS
+constexpr int64_t kSquare = 128;     // widest rank update left to syrk
 
 // C −= SᵀS, the lower triangle of [width, width] with leading dimension n; S is
-// [depth, width], contiguous in rows of `stride`. By halves: products run
-// faster than rank updates.
+// [depth, width] with leading dimension `stride`. By halves down to kSquare:
+// products run faster than rank updates.
 template <typename Real>
 void SubtractSquare(const Real* s, int64_t stride, int64_t depth, int64_t width,
                     Real* c, int64_t n) {

@@ -46,7 +46,8 @@ void ErrorRun(const GridRun& grid, int64_t n, const float* w,
               const uint8_t* codes, double* e);
 
 // Rounds ŵ[i] + slope[i]·inverse, with ŵ decoded from codes[i], on its grid:
-// codes[i]; slope[i] becomes ŵ[i] before − ŵ[i] now, by which w − ŵ has grown.
+// codes[i] becomes its code there, slope[i] becomes ŵ[i] before − ŵ[i] now, by
+// which w − ŵ has grown.
 void RevisitRun(const GridRun& grid, int64_t n, float inverse, float* slope,
                 uint8_t* codes);
 void RevisitRun(const GridRun& grid, int64_t n, double inverse, double* slope,

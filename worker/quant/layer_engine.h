@@ -31,7 +31,8 @@
 namespace bitwright::quant {
 
 struct LayerWeight {
-  const float* weight = nullptr;  // [rows, columns], row-major, host, borrowed
+  const float* weight = nullptr;  // [rows, columns], row-major, host; must
+                                  // stay as long as the engine
   int64_t rows = 0;
   int64_t columns = 0;
 };

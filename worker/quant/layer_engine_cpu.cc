@@ -103,7 +103,8 @@ class CpuEngine : public LayerEngine {
 
   const float* const source_;
   const RowPanels panels_;
-  // By panels, as all that follows; filled by whoever reads it first.
+  // By panels, as all that follows; filled by the first pass or Distortion
+  // after Factorize.
   RawVector<float> weight_;
   bool packed_ = false;
   Factor factor_;

@@ -9,6 +9,7 @@ find_path(BITWRIGHT_ONEDNN_INCLUDE oneapi/dnnl/dnnl_config.h)
 find_package(OpenMP QUIET COMPONENTS CXX)
 set(usable OFF)
 if(BITWRIGHT_ONEDNN_LIBRARY AND BITWRIGHT_ONEDNN_INCLUDE AND OpenMP_CXX_FOUND
+    AND OpenMP_CXX_LIBRARIES MATCHES "gomp"  # oneDNN's own
     AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT BITWRIGHT_TORCH_DIR)
   file(STRINGS ${BITWRIGHT_ONEDNN_INCLUDE}/oneapi/dnnl/dnnl_config.h usable
     REGEX "define DNNL_CPU_THREADING_RUNTIME DNNL_RUNTIME_(OMP|SEQ)")
@@ -19,6 +20,7 @@ else()
   option(BITWRIGHT_ONEDNN "Multiply float32 matrices by oneDNN" OFF)
 endif()
 
+message(STATUS "float32 products by oneDNN: ${BITWRIGHT_ONEDNN}")
 if(BITWRIGHT_ONEDNN)
   if(NOT usable)
     message(FATAL_ERROR "BITWRIGHT_ONEDNN needs oneDNN with OpenMP or without "

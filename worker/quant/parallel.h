@@ -10,7 +10,7 @@
 //   for (double p : partial) total += p;
 //
 // BLAS is called from inside such pieces and must therefore be single-threaded
-// itself: PinBlasToOneThread().
+// itself: PinBlasToOneThread(). (oneDNN is held to one thread in blas.cc.)
 #ifndef BITWRIGHT_WORKER_QUANT_PARALLEL_H_
 #define BITWRIGHT_WORKER_QUANT_PARALLEL_H_
 
