@@ -14,7 +14,7 @@ int AlgorithmVersion(v1::TaskKind kind) {
     case v1::TASK_KIND_FORWARD:
       return 3;
     case v1::TASK_KIND_QUANTIZE:
-      return 6;
+      return 7;
     case v1::TASK_KIND_EVALUATE:
       return 2;
     case v1::TASK_KIND_FINALIZE:

@@ -9,6 +9,7 @@
 #include "worker/quant/kernels.h"
 #include "worker/quant/panels.h"
 #include "worker/quant/parallel.h"
+#include "worker/quant/raw_vector.h"
 
 namespace bitwright::quant {
 namespace {
@@ -141,7 +142,7 @@ std::vector<double> MeasureDistortion(const float* values, const Grid& grid,
   const RowPanels panels(rows, columns);
   const int64_t chunks = panels.count();
   const int64_t blocks = (columns + kColumnBlock - 1) / kColumnBlock;
-  std::vector<double> partial(chunks * columns * points);
+  RawVector<double> partial(chunks * columns * points);
   ParallelFor(chunks * blocks, [&](int64_t piece) {
     const int64_t panel = piece / blocks;
     const int64_t first = panels.First(panel), n = panels.Height(panel);
@@ -175,13 +176,14 @@ std::vector<double> MeasureDistortion(const float* values, const Grid& grid,
     }
   });
   std::vector<double> curves(columns * points);
-  for (int64_t i = 0; i < columns * points; ++i) {
-    double total = 0;
-    for (int64_t c = 0; c < chunks; ++c) {
-      total += partial[c * columns * points + i];
+  ParallelFor(blocks, [&](int64_t block) {
+    const int64_t end = std::min((block + 1) * kColumnBlock, columns) * points;
+    for (int64_t i = block * kColumnBlock * points; i < end; ++i) {
+      for (int64_t c = 0; c < chunks; ++c) {
+        curves[i] += partial[c * columns * points + i];
+      }
     }
-    curves[i] = total;
-  }
+  });
   return curves;
 }
 

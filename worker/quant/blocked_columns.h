@@ -116,6 +116,23 @@ void VisitColumns(const Real* a, int64_t stride, int64_t first, int64_t width,
                t + left * n, fn);
 }
 
+// The same for columns that are zero at first, whatever t holds.
+template <typename Real, typename Fn>
+void VisitZeroColumns(const Real* a, int64_t stride, int64_t width, int64_t n,
+                      Real* t, const Fn& fn) {
+  if (width <= kLeafColumns) {
+    std::fill_n(t, width * n, Real{0});
+    VisitColumns(a, stride, 0, width, n, t, fn);
+    return;
+  }
+  const int64_t left = LeftColumns(width);
+  const Real* below = a + left * stride;
+  VisitZeroColumns(a, stride, left, n, t, fn);
+  Gemm(false, false, width - left, n, left, Real{1}, below, stride, t, n,
+       Real{0}, t + left * n, n);
+  VisitColumns(below + left, stride, left, width - left, n, t + left * n, fn);
+}
+
 }  // namespace bitwright::quant
 
 #endif  // BITWRIGHT_WORKER_QUANT_BLOCKED_COLUMNS_H_

@@ -33,12 +33,8 @@ class PanelPass {
         rounding_(n_) {}
 
   void Run() {
-    for (int64_t k = 0; k < columns_; ++k) {
-      const float* weight = in_.weight + At(k);
-      std::copy(weight, weight + n_, values_.data() + k * n_);
-    }
-    VisitColumns(unit_, columns_, 0, columns_, n_, values_.data(),
-                 [&](int64_t k, Real* t) { RoundColumn(k, t); });
+    VisitZeroColumns(unit_, columns_, columns_, n_, values_.data(),
+                     [&](int64_t k, Real* t) { RoundColumn(k, t); });
   }
 
  private:
@@ -46,12 +42,15 @@ class PanelPass {
     return begin_ + in_.factor->order[position] * n_;
   }
 
-  // Rounds t, which receives the errors of its column.
+  // Rounds what the feedback t makes of a column, whose errors t receives.
   void RoundColumn(int64_t k, Real* t) {
     const int64_t at = At(k);
-    if (in_.targets != nullptr) std::copy(t, t + n_, in_.targets + at);
-    sums_[k] = RoundRun(grids_.For(in_.factor->order[k]), n_, in_.weight + at,
-                        t, rounding_.data(), in_.codes + at);
+    const float* weight = in_.weight + at;
+    if (in_.targets != nullptr) {
+      for (int64_t i = 0; i < n_; ++i) in_.targets[at + i] = weight[i] + t[i];
+    }
+    sums_[k] = RoundRun(grids_.For(in_.factor->order[k]), n_, weight, t,
+                        rounding_.data(), in_.codes + at);
   }
 
   const FeedbackInput& in_;
@@ -59,7 +58,7 @@ class PanelPass {
   GridRuns grids_;
   const int64_t n_, columns_, begin_;
   RunSums* sums_;
-  // [columns, n] by position: t, replaced by w − ŵ column by column.
+  // [columns, n] by position: the feedback, then w − ŵ column by column.
   RawVector<Real> values_;
   RawVector<Real> rounding_;  // [n] of the current column
 };

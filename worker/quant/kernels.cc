@@ -123,10 +123,11 @@ BITWRIGHT_INLINE RunSums RoundRunBody(const GridRun& grid, int64_t n,
   const float* top = grid.top;
 #pragma GCC ivdep  // Nothing overlaps.
   for (int64_t i = 0; i < n; ++i) {
-    const Real code = CodeOf(t[i], scale[i], zero[i], top[i]);
+    const Real target = w[i] + t[i];
+    const Real code = CodeOf(target, scale[i], zero[i], top[i]);
     const float value = ValueOf(code, scale[i], zero[i]);
     codes[i] = static_cast<uint8_t>(static_cast<int32_t>(code));
-    rounding[i] = t[i] - value;
+    rounding[i] = target - value;
     t[i] = static_cast<Real>(w[i]) - value;
   }
   return {SquareSum(rounding, n), SquareSum(t, n)};

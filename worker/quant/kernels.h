@@ -28,12 +28,12 @@ void MakeGridRun(const float* min, const float* max, const float* top,
 
 // What RoundRun leaves of a run.
 struct RunSums {
-  double rounding = 0;  // Σ (t − ŵ)²
+  double rounding = 0;  // Σ (w + t − ŵ)²
   double error = 0;     // Σ (w − ŵ)²
 };
 
-// Rounds t[i] to ŵ[i] on its grid: codes[i] and rounding[i] = t[i] − ŵ[i]; t[i]
-// becomes w[i] − ŵ[i].
+// Rounds w[i] + t[i] to ŵ[i] on its grid: codes[i] and rounding[i] = w[i] +
+// t[i] − ŵ[i]; t[i] becomes w[i] − ŵ[i].
 RunSums RoundRun(const GridRun& grid, int64_t n, const float* w, float* t,
                  float* rounding, uint8_t* codes);
 RunSums RoundRun(const GridRun& grid, int64_t n, const float* w, double* t,

@@ -63,7 +63,8 @@ TEST_P(KernelsTest, SameBytesAsPortable) {
 TEST_P(KernelsTest, RoundsAsTheGridIsDefined) {
   LimitSimd(GetParam());
   const int64_t n = 203;
-  const std::vector<float> values = RandomFloats(n, 0.3f, 72);
+  const std::vector<float> w = RandomFloats(n, 0.3f, 72);
+  const std::vector<float> feedback = RandomFloats(n, 0.05f, 71);
   std::vector<float> min(n), max(n), top(n), scale(n), zero(n);
   for (int64_t i = 0; i < n; ++i) {
     min[i] = -0.1f * static_cast<float>(i % 7);
@@ -71,7 +72,7 @@ TEST_P(KernelsTest, RoundsAsTheGridIsDefined) {
     top[i] = static_cast<float>(i % 19);  // 1 to 19 levels.
   }
   MakeGridRun(min.data(), max.data(), top.data(), n, scale.data(), zero.data());
-  std::vector<float> t(values), w(n, 1.0f), kept(n);
+  std::vector<float> t(feedback), kept(n);
   std::vector<uint8_t> codes(n);
   const RunSums sums = RoundRun({scale.data(), zero.data(), top.data()}, n,
                                 w.data(), t.data(), kept.data(), codes.data());
@@ -79,10 +80,11 @@ TEST_P(KernelsTest, RoundsAsTheGridIsDefined) {
   for (int64_t i = 0; i < n; ++i) {
     const GridPoint p =
         MakeGridPoint(min[i], max[i], static_cast<int>(top[i]) + 1);
-    EXPECT_EQ(codes[i], Encode(values[i], p)) << i;
+    const float target = w[i] + feedback[i];
+    EXPECT_EQ(codes[i], Encode(target, p)) << i;
     const float value = Decode(codes[i], p);
-    EXPECT_EQ(kept[i], values[i] - value) << i;
-    EXPECT_EQ(t[i], 1.0f - value) << i;
+    EXPECT_EQ(kept[i], target - value) << i;
+    EXPECT_EQ(t[i], w[i] - value) << i;
     rounding += std::pow(static_cast<double>(kept[i]), 2);
     error += std::pow(static_cast<double>(t[i]), 2);
   }
@@ -96,7 +98,7 @@ TEST_P(KernelsTest, SumsOfTinyAndHugeValues) {
   for (float size : {1e-30f, 1e25f}) {
     const std::vector<float> values = RandomFloats(100, size, 73);
     const std::vector<float> min(100, -size), max(100, size), top(100, 3.0f);
-    std::vector<float> scale(100), zero(100), t(values), kept(100);
+    std::vector<float> scale(100), zero(100), t(100), kept(100);
     std::vector<uint8_t> codes(100);
     MakeGridRun(min.data(), max.data(), top.data(), 100, scale.data(),
                 zero.data());
