@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "worker/quant/cholesky.h"
+#include "worker/quant/panels.h"
 #include "worker/quant/parallel.h"
 
 namespace bitwright::quant {
@@ -230,6 +231,19 @@ RawVector<Real> FactorBlocks(const Factor& factor, int64_t width) {
 }
 
 template <typename Real>
+RawVector<Real> TransposeBlocks(const RawVector<Real>& blocks, int64_t n,
+                                int64_t width) {
+  RawVector<Real> out(blocks.size());
+  ParallelFor((n + width - 1) / width, [&](int64_t block) {
+    const int64_t start = block * width;
+    const int64_t at = BlockOffset(n, width, start);
+    Transpose(blocks.data() + at, n - start, std::min(width, n - start),
+              out.data() + at, n - start);
+  });
+  return out;
+}
+
+template <typename Real>
 RawVector<Real> DiagonalBlocks(const HessianView& h, const Factor& factor,
                                int64_t width) {
   const int64_t n = factor.columns;
@@ -250,6 +264,10 @@ RawVector<Real> DiagonalBlocks(const HessianView& h, const Factor& factor,
 
 template RawVector<float> FactorBlocks<float>(const Factor&, int64_t);
 template RawVector<double> FactorBlocks<double>(const Factor&, int64_t);
+template RawVector<float> TransposeBlocks<float>(const RawVector<float>&,
+                                                 int64_t, int64_t);
+template RawVector<double> TransposeBlocks<double>(const RawVector<double>&,
+                                                   int64_t, int64_t);
 template RawVector<float> DiagonalBlocks<float>(const HessianView&,
                                                 const Factor&, int64_t);
 template RawVector<double> DiagonalBlocks<double>(const HessianView&,

@@ -78,7 +78,7 @@ absl::StatusOr<Factor> FactorHessian(const HessianView& h,
 // costs.
 std::vector<double> ColumnWeights(const Factor& factor);
 
-// Two forms of H' = (H + added·I) / mean(diag H) by position, for float and
+// Three forms of H' = (H + added·I) / mean(diag H) by position, for float and
 // double, in blocks of `width` columns, so that what a sweep multiplies by is
 // contiguous. Columns of a block that begins at `start`: min(width, n − start).
 //
@@ -89,6 +89,11 @@ inline int64_t BlockOffset(int64_t n, int64_t width, int64_t start) {
 }
 template <typename Real>
 RawVector<Real> FactorBlocks(const Factor& factor, int64_t width);
+// R, each of these blocks transposed in its place: a row of a block is a row of
+// R from `start` on, zero up to the diagonal.
+template <typename Real>
+RawVector<Real> TransposeBlocks(const RawVector<Real>& blocks, int64_t n,
+                                int64_t width);
 // The blocks on the diagonal of H', [n, width]: row k holds H' at k and the
 // columns of k's block.
 template <typename Real>

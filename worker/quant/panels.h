@@ -53,6 +53,12 @@ void PackPanel(const T* in, const RowPanels& panels, int64_t panel, T* out);
 template <typename T>
 void UnpackPanels(const T* in, const RowPanels& panels, T* out);
 
+// in [rows, columns] with leading dimension `columns` → out [columns, rows]
+// with leading dimension `stride`.
+template <typename T>
+void Transpose(const T* in, int64_t rows, int64_t columns, T* out,
+               int64_t stride);
+
 namespace panels_internal {
 
 constexpr int64_t kLine = 64;    // bytes of a cache line
@@ -106,15 +112,18 @@ void CopyLine(const T* in, int64_t n, T* out) {
   }
 }
 
-// in [rows, columns] with leading dimension `columns` → out [columns, rows]
-// with leading dimension `stride`, by square tiles of one cache line's length
-// that go through buffers, so that every line is touched once: rows are often
-// a power of two apart, and then their lines push each other out of the cache.
-// What the tiles ahead read and write is asked for early: so many rows at once
-// are more than a processor follows by itself.
+}  // namespace panels_internal
+
+// By square tiles of one cache line's length that go through buffers, so that
+// every line is touched once: rows are often a power of two apart, and then
+// their lines push each other out of the cache. What the tiles ahead read and
+// write is asked for early: so many rows at once are more than a processor
+// follows by itself.
 template <typename T>
 void Transpose(const T* in, int64_t rows, int64_t columns, T* out,
                int64_t stride) {
+  using panels_internal::CopyLine, panels_internal::TransposeSquare;
+  using panels_internal::kLine, panels_internal::kVector;
   constexpr int64_t kTile = kLine / sizeof(T);
   constexpr int64_t kSquare = kVector / sizeof(T);
   constexpr int64_t kAhead = 2 * kTile;
@@ -143,14 +152,11 @@ void Transpose(const T* in, int64_t rows, int64_t columns, T* out,
   }
 }
 
-}  // namespace panels_internal
-
 template <typename T>
 void PackPanel(const T* in, const RowPanels& panels, int64_t panel, T* out) {
   const int64_t begin = panels.At(panel, 0);
   const int64_t height = panels.Height(panel);
-  panels_internal::Transpose(in + begin, height, panels.columns(), out + begin,
-                             height);
+  Transpose(in + begin, height, panels.columns(), out + begin, height);
 }
 
 template <typename T>
@@ -163,8 +169,8 @@ template <typename T>
 void UnpackPanels(const T* in, const RowPanels& panels, T* out) {
   ParallelFor(panels.count(), [&](int64_t p) {
     const int64_t begin = panels.At(p, 0);
-    panels_internal::Transpose(in + begin, panels.columns(), panels.Height(p),
-                               out + begin, panels.columns());
+    Transpose(in + begin, panels.columns(), panels.Height(p), out + begin,
+              panels.columns());
   });
 }
 

@@ -18,15 +18,20 @@ constexpr int64_t kSweepBlock = 128;  // columns to one GEMM of a sweep
 // What a sweep multiplies by, in blocks of kSweepBlock (factor.h).
 template <typename Real>
 struct Matrices {
-  RawVector<Real> factor;   // FactorBlocks
-  RawVector<Real> hessian;  // DiagonalBlocks
+  Matrices(const HessianView& h, const Factor& f)
+      : factor(FactorBlocks<Real>(f, kSweepBlock)),
+        factor_rows(TransposeBlocks(factor, f.columns, kSweepBlock)),
+        hessian(DiagonalBlocks<Real>(h, f, kSweepBlock)) {}
+
+  const RawVector<Real> factor, factor_rows, hessian;
 };
 
 // The rows of one panel, in Real arithmetic. Everything by position.
 //
 // Kept up to date: D = E R with E = W − Ŵ, R as scaled in Matrices. What a
-// sweep needs is (E H)_k = Σ_{m>=k} R_km D_m, and a change δ of E_k adds R_km δ
-// to every D_m, m >= k: both triangular, and D are the losses themselves.
+// sweep needs is (E H)_k = Σ_{m>=k} R_km D_m, a product; and a change δ of E_ik
+// adds R_km δ to every D_im, m >= k. Few codes change, so that this goes change
+// by change, along the rows of D. The losses are D's squares.
 template <typename Real>
 class PanelRefiner {
  public:
@@ -39,27 +44,21 @@ class PanelRefiner {
         n_(panels.Height(panel)),
         columns_(panels.columns()),
         begin_(panels.At(panel, 0)),
-        products_(columns_ * n_),
-        slopes_(kSweepBlock * n_),
-        error_(n_) {
-    if (kFromTargets) {
-      for (int64_t k = 0; k < columns_; ++k) {
-        ErrorRun(GridOf(k), n_, in_.targets + At(k), in_.codes + At(k),
-                 Products(k));
-        ScaleRun(Pivot(k), n_, Products(k));
-      }
-      return;
-    }
-    RawVector<Real> errors(columns_ * n_);
-    for (int64_t k = 0; k < columns_; ++k) {
-      ErrorRun(GridOf(k), n_, in_.weight + At(k), in_.codes + At(k),
-               errors.data() + k * n_);
-    }
-    std::fill(products_.begin(), products_.end(), Real{0});
+        products_(n_ * columns_),
+        rows_(n_ * kSweepBlock),
+        run_(kSweepBlock * n_) {
+    if (!kFromTargets) std::fill(products_.begin(), products_.end(), Real{0});
     for (int64_t start = 0; start < columns_; start += kSweepBlock) {
       const int64_t width = Width(start);
-      Gemm(false, false, columns_ - start, n_, width, Real{1}, Factor(start),
-           width, errors.data() + start * n_, n_, Real{1}, Products(start), n_);
+      for (int64_t k = 0; k < width; ++k)
+        Error(start + k, run_.data() + k * n_);
+      if (kFromTargets) {
+        Transpose(run_.data(), width, n_, Products(start), columns_);
+      } else {
+        Gemm(true, false, n_, columns_ - start, width, Real{1}, run_.data(), n_,
+             FactorRows(start), columns_ - start, Real{1}, Products(start),
+             columns_);
+      }
     }
   }
 
@@ -70,31 +69,34 @@ class PanelRefiner {
       const int64_t width = Width(start);
       // Of the diagonal block's upper zeros a quarter is left out.
       const int64_t half = width / 2;
-      const int64_t rest = columns_ - start - half;
       const Real* factor = Factor(start);
-      const Real* below = factor + half * width;
-      Gemm(true, false, width, n_, rest, Real{1}, below, width,
-           Products(start + half), n_, Real{0}, slopes_.data(), n_);
-      Gemm(true, false, half, n_, half, Real{1}, factor, width, Products(start),
-           n_, Real{1}, slopes_.data(), n_);
+      Gemm(false, false, n_, width, columns_ - start - half, Real{1},
+           Products(start + half), columns_, factor + half * width, width,
+           Real{0}, rows_.data(), width);
+      Gemm(false, false, n_, half, half, Real{1}, Products(start), columns_,
+           factor, width, Real{1}, rows_.data(), width);
+      Transpose(rows_.data(), n_, width, run_.data(), n_);
       VisitColumns(matrices_.hessian.data() + start * kSweepBlock, kSweepBlock,
-                   start, width, n_, slopes_.data(),
+                   start, width, n_, run_.data(),
                    [&](int64_t k, Real* slope) { Revisit(k, slope); });
-      Gemm(false, false, rest, n_, width, Real{1}, below, width, slopes_.data(),
-           n_, Real{1}, Products(start + half), n_);
-      Gemm(false, false, half, n_, half, Real{1}, factor, width, slopes_.data(),
-           n_, Real{1}, Products(start), n_);
+      Move(start);
     }
   }
 
   // sums: [columns] by position.
   void Sum(RunSums* sums) {
+    std::vector<double> squares(columns_);
+    for (int64_t i = 0; i < n_; ++i) {
+      const Real* row = products_.data() + i * columns_;
+      for (int64_t k = 0; k < columns_; ++k) {
+        squares[k] += static_cast<double>(row[k]) * row[k];
+      }
+    }
     for (int64_t k = 0; k < columns_; ++k) {
       const double pivot = Pivot(k);
       ErrorRun(GridOf(k), n_, in_.weight + At(k), in_.codes + At(k),
-               error_.data());
-      sums[k] = {SquareRun(Products(k), n_) / (pivot * pivot),
-                 SquareRun(error_.data(), n_)};
+               run_.data());
+      sums[k] = {squares[k] / (pivot * pivot), SquareRun(run_.data(), n_)};
     }
   }
 
@@ -102,13 +104,18 @@ class PanelRefiner {
   // D_k = R_kk (t_k − ŵ_k), unless the targets have less precision than D.
   static constexpr bool kFromTargets = std::is_same_v<Real, float>;
 
-  Real* Products(int64_t position) { return products_.data() + position * n_; }
-  // Of the block that begins at `start`: its columns, and its factor.
+  // Of the panel's first row, from column `position` on.
+  Real* Products(int64_t position) { return products_.data() + position; }
+  // Of the block that begins at `start`: its columns, and R's.
   int64_t Width(int64_t start) const {
     return std::min(kSweepBlock, columns_ - start);
   }
   const Real* Factor(int64_t start) const {
     return matrices_.factor.data() + BlockOffset(columns_, kSweepBlock, start);
+  }
+  const Real* FactorRows(int64_t start) const {
+    return matrices_.factor_rows.data() +
+           BlockOffset(columns_, kSweepBlock, start);
   }
   Real Pivot(int64_t k) const {
     const int64_t in_block = k % kSweepBlock, start = k - in_block;
@@ -121,6 +128,13 @@ class PanelRefiner {
     return grids_.For(in_.factor->order[position]);
   }
 
+  // D of column k, or E where D is yet to be formed of it.
+  void Error(int64_t k, Real* e) {
+    const float* from = kFromTargets ? in_.targets : in_.weight;
+    ErrorRun(GridOf(k), n_, from + At(k), in_.codes + At(k), e);
+    if (kFromTargets) ScaleRun(Pivot(k), n_, e);
+  }
+
   // slope: (E H)_k, replaced by how much the errors of column k changed.
   void Revisit(int64_t k, Real* slope) {
     if (in_.factor->dead[in_.factor->order[k]]) {
@@ -131,21 +145,33 @@ class PanelRefiner {
     RevisitRun(GridOf(k), n_, Real{1} / own, slope, in_.codes + At(k));
   }
 
+  // Adds what a block has changed, [width, n] in run_, to D.
+  void Move(int64_t start) {
+    const int64_t rest = columns_ - start;
+    for (int64_t k = 0; k < Width(start); ++k) {
+      const Real* factor = FactorRows(start) + k * rest;
+      const Real* change = run_.data() + k * n_;
+      for (int64_t i = 0; i < n_; ++i) {
+        if (change[i] == 0) continue;
+        AccumulateRun(factor, rest, change + i, 1, rest,
+                      Products(start) + i * columns_);
+      }
+    }
+  }
+
   const FeedbackInput& in_;
   const Matrices<Real>& matrices_;
   GridRuns grids_;
   const int64_t n_, columns_, begin_;
-  RawVector<Real> products_;  // [columns, n] D, by position
-  RawVector<Real> slopes_;    // [kSweepBlock, n], then the moves
-  RawVector<Real> error_;     // [n] of the current column
+  RawVector<Real> products_;  // [n, columns] D
+  RawVector<Real> rows_;      // [n, kSweepBlock] the slopes of a block
+  RawVector<Real> run_;       // [kSweepBlock, n] of a block or a column
 };
 
 template <typename Real>
 void RefineAs(const FeedbackInput& input, const HessianView& h, int sweeps,
               RunSums* sums) {
-  const Matrices<Real> matrices{
-      FactorBlocks<Real>(*input.factor, kSweepBlock),
-      DiagonalBlocks<Real>(h, *input.factor, kSweepBlock)};
+  const Matrices<Real> matrices(h, *input.factor);
   const RowPanels panels(input.rows, input.factor->columns);
   const RangeRuns ranges(*input.grid);
   ParallelFor(panels.count(), [&](int64_t p) {

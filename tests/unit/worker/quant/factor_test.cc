@@ -1,6 +1,7 @@
 #include "worker/quant/factor.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -149,6 +150,31 @@ TEST(FactorHessianTest, RefusesBadDamping) {
   const auto view = HessianView::Create({1.0f}, 1);
   EXPECT_FALSE(FactorHessian(*view, {.damping = -1}).ok());
   EXPECT_FALSE(FactorHessian(*view, {.damping = NAN}).ok());
+}
+
+// One block, the last one narrower, and one that is wider than the matrix.
+TEST(FactorBlocksTest, AreTheFactorAndItsTranspose) {
+  constexpr int64_t kWidth = 48;
+  for (const int64_t n : {1, 31, 48, 130}) {
+    SCOPED_TRACE(n);
+    const Factor f =
+        FactorOf(MakeLayer(1, n, 15).hessian, n, {.act_order = true});
+    const Matrix r = DenseR(f) / std::sqrt(f.mean);
+    const RawVector<float> blocks = FactorBlocks<float>(f, kWidth);
+    const RawVector<float> rows = TransposeBlocks(blocks, n, kWidth);
+    for (int64_t start = 0; start < n; start += kWidth) {
+      const int64_t width = std::min(kWidth, n - start);
+      const int64_t at = BlockOffset(n, kWidth, start);
+      for (int64_t k = 0; k < width; ++k) {
+        for (int64_t m = 0; m < n - start; ++m) {
+          const float value = blocks[at + m * width + k];
+          ASSERT_NEAR(value, r(start + k, start + m), 1e-6)
+              << "row " << start + k << " column " << start + m;
+          ASSERT_EQ(rows[at + k * (n - start) + m], value);
+        }
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -39,5 +39,19 @@ TYPED_TEST(PanelsTest, PackingTransposesEachPanelAndUnpackingUndoesIt) {
   }
 }
 
+// What lies between the rows of the output stays as it is.
+TYPED_TEST(PanelsTest, TransposesIntoAWiderMatrix) {
+  const int64_t rows = 70, columns = 33, stride = 75;
+  std::vector<TypeParam> in(rows * columns), out(columns * stride, 99);
+  for (size_t i = 0; i < in.size(); ++i) in[i] = i * 7 % 97;
+  Transpose(in.data(), rows, columns, out.data(), stride);
+  for (int64_t j = 0; j < columns; ++j) {
+    for (int64_t r = 0; r < stride; ++r) {
+      ASSERT_EQ(out[j * stride + r], r < rows ? in[r * columns + j] : 99)
+          << "row " << r << " column " << j;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace bitwright::quant
