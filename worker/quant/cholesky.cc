@@ -36,7 +36,8 @@ void SubtractSquare(const Real* s, int64_t stride, int64_t depth, int64_t width,
 
 // FactorInPlace, panel by panel of rows from the last one: first the corner
 // where the panel meets the diagonal, then the rest of the panel, then what
-// these rows of S leave of all rows above.
+// these rows of S leave of all rows above. Panels and tiles begin at multiples
+// of their sizes, so that the next corner lies in one tile.
 template <typename Real>
 class Factorization {
  public:
@@ -44,46 +45,57 @@ class Factorization {
       : a_(a), n_(n), diagonal_(diagonal), solved_(kPanelRows * n) {}
 
   bool Run() {
-    for (int64_t end = n_; end > 0; end = begin_) {
-      begin_ = std::max<int64_t>(0, end - kPanelRows);
+    bool definite = FactorCorner(n_);
+    for (int64_t end = n_; definite && end > 0; end = begin_) {
+      begin_ = PanelBegin(end);
       height_ = end - begin_;
-      if (!FactorCorner()) return false;
       const int64_t tiles = (begin_ + kTile - 1) / kTile;
       ParallelFor(tiles, [this](int64_t t) { SolveTile(t * kTile); });
-      ParallelFor(tiles * (tiles + 1) / 2, [this](int64_t index) {
+      // The last tile first: one thread goes on with the next corner while the
+      // others update.
+      const int64_t last = tiles * (tiles + 1) / 2 - 1;
+      ParallelFor(last + 1, [&](int64_t i) {
         int64_t row = 0;
-        while ((row + 1) * (row + 2) / 2 <= index) ++row;
-        UpdateTile(row * kTile, (index - row * (row + 1) / 2) * kTile);
+        while ((row + 1) * (row + 2) / 2 <= last - i) ++row;
+        const int64_t column = last - i - row * (row + 1) / 2;
+        UpdateTile(row * kTile, column * kTile);
+        if (i == 0) definite = FactorCorner(begin_);
       });
     }
-    return true;
+    return definite;
   }
 
  private:
-  // Reversed in both directions, so that LAPACK's factorization from the first
-  // row serves. The matrix is read and written row by row: n is often a power
-  // of two, and then a column's lines push each other out of the cache.
-  bool FactorCorner() {
-    Real* corner = a_ + begin_ * n_ + begin_;
-    corner_.resize(height_ * height_);
-    for (int64_t k = 0; k < height_; ++k) {
-      for (int64_t j = 0; j <= k; ++j) Corner(k, j) = corner[k * n_ + j];
+  static int64_t PanelBegin(int64_t end) {
+    return (end - 1) / kPanelRows * kPanelRows;
+  }
+
+  // Of the panel that ends at `end`. Reversed in both directions, so that
+  // LAPACK's factorization from the first row serves. The matrix is read and
+  // written row by row: n is often a power of two, and then a column's lines
+  // push each other out of the cache.
+  bool FactorCorner(int64_t end) {
+    const int64_t begin = PanelBegin(end), height = end - begin;
+    Real* corner = a_ + begin * n_ + begin;
+    corner_.resize(height * height);
+    const auto reversed = [&](int64_t k, int64_t j) -> Real& {
+      return corner_[(height - 1 - j) * height + (height - 1 - k)];
+    };
+    for (int64_t k = 0; k < height; ++k) {
+      for (int64_t j = 0; j <= k; ++j) reversed(k, j) = corner[k * n_ + j];
     }
-    if (!CholeskyLower(corner_.data(), height_)) return false;
-    for (int64_t k = 0; k < height_; ++k) {
-      const Real pivot = Corner(k, k);
+    if (!CholeskyLower(corner_.data(), height)) return false;
+    for (int64_t k = 0; k < height; ++k) {
+      const Real pivot = reversed(k, k);
       if (!std::isfinite(pivot) || pivot <= 0) return false;
-      diagonal_[begin_ + k] = pivot;
+      diagonal_[begin + k] = pivot;
       const Real inverse = Real{1} / pivot;
       for (int64_t j = 0; j < k; ++j) {
-        corner[k * n_ + j] = Corner(k, j) * inverse;
-        Corner(k, j) = -Corner(k, j);  // What VisitColumns adds.
+        corner[k * n_ + j] = reversed(k, j) * inverse;
+        reversed(k, j) = -reversed(k, j);  // What VisitColumns adds.
       }
     }
     return true;
-  }
-  Real& Corner(int64_t k, int64_t j) {
-    return corner_[(height_ - 1 - j) * height_ + (height_ - 1 - k)];
   }
 
   // The columns of a tile: their part of the panel's rows of S, last row first,
@@ -130,7 +142,7 @@ class Factorization {
   const int64_t n_;
   Real* const diagonal_;
   int64_t begin_ = 0, height_ = 0;  // of the panel
-  std::vector<Real> corner_;        // [height_, height_]
+  std::vector<Real> corner_;        // [height_, height_], then the next one's
   RawVector<Real> solved_;
 };
 
