@@ -116,7 +116,7 @@ void VisitColumns(const Real* a, int64_t stride, int64_t first, int64_t width,
                t + left * n, fn);
 }
 
-// The same for columns that are zero at first, whatever t holds.
+// VisitColumns from column 0 on, of columns that are zero whatever t holds.
 template <typename Real, typename Fn>
 void VisitZeroColumns(const Real* a, int64_t stride, int64_t width, int64_t n,
                       Real* t, const Fn& fn) {

@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t kPanelRows = 128;  // factored at a time
 constexpr int64_t kTile = 256;       // columns of a panel to a piece of work
 constexpr int64_t kSquare = 128;     // widest rank update left to syrk
+static_assert(kTile % kPanelRows == 0);  // A corner lies in one tile.
 
 // C −= SᵀS, the lower triangle of [width, width] with leading dimension n; S is
 // [depth, width] with leading dimension `stride`. By halves down to kSquare:
@@ -37,7 +38,7 @@ void SubtractSquare(const Real* s, int64_t stride, int64_t depth, int64_t width,
 // FactorInPlace, panel by panel of rows from the last one: first the corner
 // where the panel meets the diagonal, then the rest of the panel, then what
 // these rows of S leave of all rows above. Panels and tiles begin at multiples
-// of their sizes, so that the next corner lies in one tile.
+// of their sizes.
 template <typename Real>
 class Factorization {
  public:

@@ -231,13 +231,13 @@ RawVector<Real> FactorBlocks(const Factor& factor, int64_t width) {
 }
 
 template <typename Real>
-RawVector<Real> TransposeBlocks(const RawVector<Real>& blocks, int64_t n,
+RawVector<Real> TransposeBlocks(const RawVector<Real>& factor_blocks, int64_t n,
                                 int64_t width) {
-  RawVector<Real> out(blocks.size());
+  RawVector<Real> out(factor_blocks.size());
   ParallelFor((n + width - 1) / width, [&](int64_t block) {
     const int64_t start = block * width;
     const int64_t at = BlockOffset(n, width, start);
-    Transpose(blocks.data() + at, n - start, std::min(width, n - start),
+    Transpose(factor_blocks.data() + at, n - start, std::min(width, n - start),
               out.data() + at, n - start);
   });
   return out;

@@ -89,10 +89,10 @@ inline int64_t BlockOffset(int64_t n, int64_t width, int64_t start) {
 }
 template <typename Real>
 RawVector<Real> FactorBlocks(const Factor& factor, int64_t width);
-// R, each of these blocks transposed in its place: a row of a block is a row of
-// R from `start` on, zero up to the diagonal.
+// R, from FactorBlocks: each block transposed in its place, so that its rows
+// are those of R from `start` on, with the zeros before the diagonal.
 template <typename Real>
-RawVector<Real> TransposeBlocks(const RawVector<Real>& blocks, int64_t n,
+RawVector<Real> TransposeBlocks(const RawVector<Real>& factor_blocks, int64_t n,
                                 int64_t width);
 // The blocks on the diagonal of H', [n, width]: row k holds H' at k and the
 // columns of k's block.

@@ -38,7 +38,7 @@ struct FeedbackInput {
   uint8_t* codes = nullptr;  // receives the codes
   float* targets = nullptr;  // receives the values that were rounded, or null
   // Called with each panel before its weights are read, by the thread that
-  // reads them: weights that are put in place only then are still in its cache.
+  // reads them: they may be put in place only then.
   std::function<void(int64_t)> prepare = {};
 };
 

@@ -117,8 +117,8 @@ void CopyLine(const T* in, int64_t n, T* out) {
 // By square tiles of one cache line's length that go through buffers, so that
 // every line is touched once: rows are often a power of two apart, and then
 // their lines push each other out of the cache. What the tiles ahead read and
-// write is asked for early: so many rows at once are more than a processor
-// follows by itself.
+// write, or what lies beyond the last, is asked for early: so many rows at once
+// are more than a processor follows by itself.
 template <typename T>
 void Transpose(const T* in, int64_t rows, int64_t columns, T* out,
                int64_t stride) {

@@ -13,7 +13,7 @@
 //
 // so the loss cannot rise. One sweep is worth about 6 % of the loss at any bit
 // count, on held-out tokens too. It costs R·C² flops, as a pass does, and up to
-// 2·C for every code that it changes, which are 1 to 3 in a hundred.
+// 2·C for each of the codes that it changes, 1 to 3 in a hundred.
 #ifndef BITWRIGHT_WORKER_QUANT_REFINE_H_
 #define BITWRIGHT_WORKER_QUANT_REFINE_H_
 

@@ -107,6 +107,26 @@ TEST(FactorHessianTest, DampingLadder) {
   EXPECT_LT(Error(f, h), 1e-6);
 }
 
+// The same two columns among many of a unit matrix: where the factorization
+// gives up, whole panels are done.
+TEST(FactorHessianTest, GivesUpInAnyPanel) {
+  constexpr int64_t kColumns = 530;
+  for (const int64_t at : {0, 127, 300, 500}) {
+    std::vector<float> h(kColumns * kColumns);
+    for (int64_t j = 0; j < kColumns; ++j) h[j * kColumns + j] = 1;
+    h[at * kColumns + at + 1] = h[(at + 1) * kColumns + at] = 2;
+    for (const int threads : {1, 2}) {
+      SCOPED_TRACE(testing::Message() << at << " with " << threads);
+      SetThreads(threads);
+      const Factor f = FactorOf(h, kColumns, {.damping = 0.02});
+      EXPECT_EQ(f.report.attempts, 3);
+      EXPECT_NEAR(f.report.damping, 2.0, 1e-12);
+      EXPECT_LT(Error(f, h), 1e-6);
+    }
+  }
+  SetThreads(0);
+}
+
 TEST(FactorHessianTest, FallsBackToTheDiagonal) {
   const std::vector<float> h{4, 1e9f, 1e9f, 9};
   const Factor f = FactorOf(h, 2);
