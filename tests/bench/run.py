@@ -214,8 +214,9 @@ def markdown(document):
              f"({machine['blas_kernels']} kernels); {machine['compiler']}; commit "
              f"{document['commit']}; load before the run {document['load']:.2f}. Times are "
              f"milliseconds, medians of interleaved repetitions; weights at {machine['bits']} "
-             "bits; GPTQ and BAQ are whole calls of QuantizeLinear, given H. The SGEMM does R·C² + C³/3 flops in the same process with "
-             f"as many threads; the Hessian is of {machine['tokens']} tokens, its flops those "
+             "bits; GPTQ and BAQ are whole calls of QuantizeLinear, given H. The SGEMM does "
+             "R·C² + C³/3 flops in the same process with as many threads; the Hessian is of "
+             f"{machine['tokens']} tokens, its flops those "
              "done on one triangle, tokens·C².", "", "## Acceptance", "",
              "| | shape | measured | limit | |", "|---|---|---|---|---|"]
     lines += [f"| {v['what']} | {v['shape'].replace('x', '×')} | {v['figure']} | {v['limit']} | "
